@@ -1,0 +1,106 @@
+"""The multilayer perceptron as a torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["ACTIVATIONS", "MLP", "mlp_from_arrays"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+}
+"""Hidden activations by the names that scikit-learn's MLP uses."""
+
+
+class MLP(nn.Sequential):
+    """Fully connected network; the output is linear (logits, or regression outputs).
+
+    Linear layers and activations alternate, each activation followed by dropout where
+    ``dropout > 0``. Attributes of the children are ordinary: any tool for
+    `torch.nn.Sequential` works on it.
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Numbers of units, from the inputs to the outputs.
+    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
+        Activation of the hidden layers.
+    dropout : float, default=0.0
+        Probability that a hidden unit is zeroed while training.
+    dtype : torch.dtype, default=None
+        Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        layer_units: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        last = len(layer_units) - 2
+        for i, (fan_in, fan_out) in enumerate(zip(layer_units, layer_units[1:])):
+            # skip_init: the weights are always written afterwards, and torch's own
+            # initialisation would draw from the global generator.
+            linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype)
+            self.add_module(f"linear{i}", linear)
+            if i < last:
+                self.add_module(f"activation{i}", ACTIVATIONS[activation]())
+                if dropout:
+                    self.add_module(f"dropout{i}", nn.Dropout(dropout))
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The linear layers, from the inputs to the outputs."""
+        return [m for m in self if isinstance(m, nn.Linear)]
+
+    @torch.no_grad()
+    def write(self, coefs, intercepts) -> MLP:
+        """Copy arrays in scikit-learn's layout, ``coefs[l]`` of shape (fan_in, fan_out)."""
+        linears = self.linears
+        if len(coefs) != len(linears) or len(intercepts) != len(linears):
+            raise ValueError(
+                f"Got {len(coefs)} coefs and {len(intercepts)} intercepts for a network of "
+                f"{len(linears)} layers; pass one array per layer."
+            )
+        for i, (linear, coef, intercept) in enumerate(zip(linears, coefs, intercepts)):
+            weight = torch.as_tensor(coef).T
+            bias = torch.as_tensor(intercept)
+            if weight.shape != linear.weight.shape or bias.shape != linear.bias.shape:
+                raise ValueError(
+                    f"Layer {i} has coefs of shape {tuple(linear.weight.T.shape)} and intercepts "
+                    f"of shape {tuple(linear.bias.shape)}; got {tuple(weight.T.shape)} and "
+                    f"{tuple(bias.shape)}."
+                )
+            linear.weight.copy_(weight)
+            linear.bias.copy_(bias)
+        return self
+
+
+def mlp_from_arrays(coefs, intercepts, activation: str = "relu") -> MLP:
+    """Build the network that scikit-learn's ``coefs_`` and ``intercepts_`` describe.
+
+    Parameters
+    ----------
+    coefs : list of ndarray, the l-th of shape (n_units[l], n_units[l + 1])
+        Weights.
+    intercepts : list of ndarray, the l-th of shape (n_units[l + 1],)
+        Biases.
+    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
+        Activation of the hidden layers.
+
+    Returns
+    -------
+    module : MLP
+        In evaluation mode, in the arrays' own precision.
+    """
+    units = [coefs[0].shape[0], *(c.shape[1] for c in coefs)]
+    dtype = torch.from_numpy(coefs[0]).dtype
+    return MLP(units, activation, dtype=dtype).write(coefs, intercepts).eval()
