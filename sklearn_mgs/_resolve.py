@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
+from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -15,29 +17,49 @@ from torch import Tensor, nn
 
 from sklearn_mgs._module import mlp_from_arrays
 
-__all__ = ["resolved", "unwrap"]
+__all__ = ["innermost", "resolved", "unwrap"]
 
 
-def unwrap(estimator, X):
+def innermost(estimator) -> tuple[object, list]:
     """Follow pipelines and meta-estimators down to the one network that they hold.
+
+    Parameters
+    ----------
+    estimator : object
+        A fitted network, a pipeline that ends in one, or a meta-estimator that holds one: a
+        search, `TransformedTargetRegressor`, `TunedThresholdClassifierCV`, `FrozenEstimator`,
+        `CalibratedClassifierCV(ensemble=False)`, nested as they like.
 
     Returns
     -------
-    estimator : object
-        The innermost fitted estimator.
-    X : array-like
-        `X` as that estimator gets it (transformed by a pipeline's earlier steps).
+    network : object
+        The innermost estimator: of this package, a skorch net, or scikit-learn's MLP.
+    transformers : list
+        What a sample passes on its way there, in order.
+
+    Raises
+    ------
+    TypeError
+        If `estimator` holds no network, or several.
+    sklearn.exceptions.NotFittedError
+        If `estimator` is a meta-estimator that is not fitted.
     """
-    if isinstance(estimator, Pipeline):
-        check_is_fitted(estimator)
-        for _, step in estimator.steps[:-1]:
-            if step is not None and step != "passthrough":
-                X = step.transform(X)
-        return unwrap(estimator.steps[-1][1], X)
-    for attribute in ("best_estimator_", "regressor_"):
-        if hasattr(estimator, attribute):
-            return unwrap(getattr(estimator, attribute), X)
-    return estimator, X
+    transformers = []
+    while not _is_network(estimator):
+        if isinstance(estimator, Pipeline):
+            *before, (_, estimator) = estimator.steps
+            transformers += [step for _, step in before if step not in (None, "passthrough")]
+        else:
+            estimator = _held(estimator)
+    return estimator, transformers
+
+
+def unwrap(estimator, X):
+    """Return the network inside `estimator`, and `X` as that network gets it."""
+    network, transformers = innermost(estimator)
+    for transformer in transformers:
+        X = transformer.transform(X)
+    return network, X
 
 
 @contextmanager
@@ -48,52 +70,99 @@ def resolved(estimator, X) -> Iterator[tuple[nn.Module, Tensor]]:
     ----------
     estimator : object
         A fitted estimator of this package, a skorch net, scikit-learn's `MLPClassifier` or
-        `MLPRegressor`, or a pipeline that ends in one of them.
+        `MLPRegressor`, or whatever `innermost` follows to one of them.
     X : array-like of shape (n_samples, n_features)
         The samples, as the estimator's `predict` takes them.
 
     Yields
     ------
     module : torch.nn.Module
-        In evaluation mode; its mode is restored afterwards.
+        In evaluation mode; the mode of each of its parts is restored afterwards.
     X : Tensor of shape (n_samples, ...)
         On the module's device, in its precision.
 
     Raises
     ------
     TypeError
-        If no network can be found in `estimator`.
+        If no network can be found in `estimator`, or several.
+    ValueError
+        If `X` holds NaN or infinity, or has another number of features than in fit.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
-    estimator, X = unwrap(estimator, X)
-    module, X = _module_and_tensor(estimator, X)
-    training = module.training
+    network, X = unwrap(estimator, X)
+    module, X = _module_and_tensor(network, X)
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield module, X
     finally:
-        module.train(training)
+        for part in training:
+            part.training = True
 
 
-def _module_and_tensor(estimator, X) -> tuple[nn.Module, Tensor]:
-    if isinstance(estimator, NeuralNet):
-        estimator.check_is_fitted()
-        parameter = next(estimator.module_.parameters())
-        X = torch.as_tensor(np.asarray(X) if not isinstance(X, Tensor) else X)
-        if X.is_floating_point():
-            X = X.to(parameter.dtype)
-        return estimator.module_, X.to(parameter.device)
-    if isinstance(estimator, MLPClassifier | MLPRegressor):
+def _is_network(estimator) -> bool:
+    ours = hasattr(type(estimator), "_to_tensor")
+    return ours or isinstance(estimator, NeuralNet | MLPClassifier | MLPRegressor)
+
+
+def _held(estimator):
+    """The one fitted estimator inside a meta-estimator."""
+    if isinstance(estimator, FrozenEstimator):
+        return estimator.estimator
+    name = type(estimator).__name__
+    calibrated = getattr(estimator, "calibrated_classifiers_", ())
+    if len(calibrated) == 1:
+        return calibrated[0].estimator
+    several = max(len(calibrated), len(getattr(estimator, "estimators_", ())))
+    if several:
+        raise TypeError(
+            f"{name} holds {several} estimators, and gradients are compared within one network; "
+            "score each of them alone (CalibratedClassifierCV with ensemble=False holds one)."
+        )
+    for attribute in ("best_estimator_", "regressor_", "estimator_"):
+        # A selector such as RFE also has an estimator_, fed with other features than its own.
+        if hasattr(estimator, attribute) and not hasattr(estimator, "get_support"):
+            return getattr(estimator, attribute)
+    if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
-        X = validate_data(estimator, X, accept_sparse="csr", reset=False)
-        X = X.toarray() if hasattr(X, "toarray") else X
-        module = mlp_from_arrays(estimator.coefs_, estimator.intercepts_, estimator.activation)
-        return module, torch.as_tensor(X, dtype=next(module.parameters()).dtype)
-    if hasattr(type(estimator), "_to_tensor"):  # an estimator of this package
-        check_is_fitted(estimator)
-        return estimator.module_, estimator._to_tensor(X)
     raise TypeError(
-        f"Expected a fitted MLPClassifier or MLPRegressor (of sklearn_mgs or scikit-learn), a "
-        f"skorch net, or a pipeline that ends in one of them; got {type(estimator).__name__}."
+        "Expected a fitted MLPClassifier or MLPRegressor (of sklearn_mgs or scikit-learn), a "
+        "skorch net, or a pipeline, a search with refit or another meta-estimator that holds one "
+        f"of them; got {name}."
     )
+
+
+def _module_and_tensor(network, X) -> tuple[nn.Module, Tensor]:
+    check_is_fitted(network)
+    if isinstance(network, NeuralNet):
+        return network.module_, _finite(_like_parameters(network.module_, X))
+    if isinstance(network, MLPClassifier | MLPRegressor):
+        dtypes = (np.float64, np.float32)
+        X = validate_data(network, X, accept_sparse="csr", dtype=dtypes, reset=False)
+        module = mlp_from_arrays(network.coefs_, network.intercepts_, network.activation)
+        return module, _like_parameters(module, X)
+    return network.module_, network._to_tensor(X)
+
+
+def _like_parameters(module: nn.Module, X) -> Tensor:
+    """`X` on the module's device; floats in its precision, integers (for embeddings) as such."""
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        raise ValueError(
+            f"{type(module).__name__} has no parameters, so it has no gradients to compare; pass "
+            "a module with at least one."
+        )
+    if not isinstance(X, Tensor):
+        X = X.toarray() if issparse(X) else np.asarray(X)
+        X = torch.as_tensor(X if X.flags.writeable else X.copy())
+    dtype = parameter.dtype if X.is_floating_point() else X.dtype
+    return X.to(parameter.device, dtype)
+
+
+def _finite(X: Tensor) -> Tensor:
+    if X.is_floating_point() and not X.isfinite().all():
+        raise ValueError(
+            "Input X contains NaN or infinity; impute or drop these samples, or scale X."
+        )
+    return X
