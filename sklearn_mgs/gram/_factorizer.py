@@ -1,0 +1,154 @@
+"""From a module and samples to the factors of their gradients, by either implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_mgs.gram._jacobian import per_sample_gradients
+from sklearn_mgs.gram._layers import check_samples_apart, parameter_layers, resolve_layers
+from sklearn_mgs.gram._layerwise import LayerwiseKernel
+from sklearn_mgs.gram._outputs import OUTPUTS, check_targets, directions, output_matrix
+from sklearn_mgs.gram._plan import evaluating, make_plan
+from sklearn_mgs.gram._reduce import balanced, no_autocast, squares
+from sklearn_mgs.gram._shares import Factors
+
+__all__ = ["IMPLEMENTATIONS", "Factorizer", "resolve_implementation"]
+
+IMPLEMENTATIONS = ("auto", "jacobian", "layerwise")
+
+
+def resolve_implementation(
+    module: nn.Module, X: Tensor, implementation: str = "auto"
+) -> tuple[str, str]:
+    """Say which implementation computes the kernel, and why.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    X : Tensor of shape (n_samples, ...)
+        The samples; the first one is looked at.
+    implementation : {"auto", "jacobian", "layerwise"}, default="auto"
+        What was asked for.
+
+    Returns
+    -------
+    implementation : {"jacobian", "layerwise"}
+        What is used.
+    reason : str
+        Why.
+
+    Raises
+    ------
+    ValueError
+        If `implementation` is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_mgs.gram import resolve_implementation
+    >>> resolve_implementation(torch.nn.Linear(3, 2), torch.ones(5, 3))
+    ('layerwise', 'rules cover 1 of 1 layers')
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"Unknown implementation {implementation!r}; expected one of {list(IMPLEMENTATIONS)}."
+        )
+    if implementation != "auto":
+        return implementation, "as asked"
+    plan = make_plan(module, X)
+    n_layers = len(parameter_layers(module))
+    reason = f"rules cover {len(plan.ruled)} of {n_layers} layers"
+    return ("layerwise" if plan.ruled else "jacobian"), reason
+
+
+class Factorizer:
+    """Factors of the per-sample gradients of any part of the samples.
+
+    Parameters are those of `sklearn_mgs.gram.gram_matrix`.
+
+    Attributes
+    ----------
+    weights : dict of str to float
+        The weight of each layer.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        X: Tensor,
+        *,
+        outputs: str = "all",
+        targets: Tensor | None = None,
+        layers: str | Mapping[str, float] = "all",
+        implementation: str = "auto",
+        generator: torch.Generator | None = None,
+    ):
+        self.module, self.X, self.outputs = module, X, outputs
+        self.weights = resolve_layers(module, layers)
+        check_samples_apart(module)
+        with evaluating(module), torch.no_grad():
+            self.example = output_matrix(module(X[:1]))
+        self.targets = self._checked(targets)
+        self._direction = None
+        if outputs == "random":
+            self._direction = directions(self.example, "random", generator=generator)
+        self.implementation = resolve_implementation(module, X, implementation)[0]
+        self._kernel = None
+        if self.implementation == "layerwise":
+            self._kernel = LayerwiseKernel(module, make_plan(module, X), self.weights)
+        if layers == "balanced":
+            self.weights = self._balanced()
+
+    def _checked(self, targets: Tensor | None) -> Tensor | None:
+        if self.outputs not in OUTPUTS:
+            raise ValueError(f"Unknown outputs {self.outputs!r}; expected one of {list(OUTPUTS)}.")
+        if self.outputs != "target":
+            return targets
+        targets = check_targets(targets, len(self.X), 'outputs="target"')
+        n_classes = max(2, self.example.shape[1])
+        if targets.min() < 0 or targets.max() >= n_classes:
+            raise ValueError(
+                f"targets must lie in 0..{n_classes - 1} for {self.example.shape[1]} output(s); "
+                f"got {int(targets.min())}..{int(targets.max())}."
+            )
+        return targets
+
+    def _directions(self, f: Tensor, part: slice) -> Tensor:
+        if self._direction is not None:
+            return self._direction.expand(1, *f.shape)
+        targets = self.targets if self.targets is None else self.targets[part]
+        return directions(f, self.outputs, targets)
+
+    def __call__(self, part: slice = slice(None)) -> dict[str, list[Factors]]:
+        """Factors of the samples of `part`, by layer."""
+        X, separate = self.X[part], self.outputs == "full"
+        if self._kernel is not None:
+            with self._kernel.record() as tape, torch.enable_grad():
+                output = self.module(X)
+            V = self._directions(output_matrix(output), part)
+            with no_autocast(V.device):
+                return self._kernel.factors(tape, output, V, separate)
+        V = self._directions(self.example.expand(len(X), -1), part)
+        layers = parameter_layers(self.module)
+        names = [parameter for layer in self.weights for parameter in layers[layer]]
+        G = per_sample_gradients(self.module, X, V, names)
+        return {
+            layer: [
+                Factors.of(None, G[name].transpose(0, 1).flatten(2), True, separate)
+                for name in layers[layer]
+            ]
+            for layer in self.weights
+        }
+
+    def _balanced(self) -> dict[str, float]:
+        """Weights that balance the layers on all samples, at the present parameters."""
+        with torch.no_grad():
+            factors = self()
+            traces = {
+                name: float(squares(factors, {name: 1.0}).sum()) / len(self.X) for name in factors
+            }
+        return balanced(traces)

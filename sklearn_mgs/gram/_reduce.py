@@ -1,0 +1,99 @@
+"""From the layers' factors to the kernel, its trace, and what each layer contributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from sklearn_mgs.gram._centering import center, group_sums
+from sklearn_mgs.gram._shares import Factors
+
+__all__ = ["balanced", "gram", "no_autocast", "spread", "squares", "weighted_gram"]
+
+LayerFactors = Mapping[str, list[Factors]]
+Weights = Mapping[str, float]
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Context in which the kernel's products keep their precision."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _total(terms: list[Tensor], scale: float) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total if scale == 1.0 else scale * total
+
+
+def _sum_layers(factors: LayerFactors, weights: Weights, share) -> Tensor:
+    """Weighted sum over layers of the sum over a layer's factors of ``share(factor)``."""
+    terms = [
+        _total([share(f) for f in factors[name]], weight)
+        for name, weight in weights.items()
+        if name in factors
+    ]
+    if not terms:
+        raise ValueError(f"The outputs depend on none of the layers {list(weights)}.")
+    return _total(terms, 1.0)
+
+
+def gram(factors: LayerFactors, weights: Weights, other: LayerFactors | None = None) -> Tensor:
+    """Kernel (n, n), or (n, m) with the m samples of `other`."""
+    if other is None:
+        return _sum_layers(factors, weights, Factors.gram)
+    partner = {id(f): g for name in factors for f, g in zip(factors[name], other[name])}
+    return _sum_layers(factors, weights, lambda f: f.gram(partner[id(f)]))
+
+
+def squares(factors: LayerFactors, weights: Weights) -> Tensor:
+    """Diagonal (n,) of the kernel."""
+    return _sum_layers(factors, weights, Factors.squares)
+
+
+def spread(
+    factors: LayerFactors,
+    weights: Weights,
+    B: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Sum of the squared norms, (weighted and) taken around the means of the groups `B`."""
+    diagonal = squares(factors, weights)
+    total = (diagonal if sample_weight is None else sample_weight * diagonal).sum()
+    if B is None:
+        return total
+    S = group_sums(B, sample_weight).to(total.dtype)
+    return total - _sum_layers(factors, weights, lambda f: f.combined_squares(S))
+
+
+def weighted_gram(K: Tensor, B: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+    """Centre `K` and weigh its samples.
+
+    With weights entry (i, j) is multiplied by sqrt(w_i w_j) over the mean weight, so that unit
+    weights change nothing and the trace over n is the weighted mean of the diagonal.
+    """
+    if B is not None:
+        K = center(K, B, sample_weight)
+    if sample_weight is None:
+        return K
+    root = (sample_weight / sample_weight.mean()).sqrt()
+    return root[:, None] * K * root
+
+
+def balanced(traces: Mapping[str, float]) -> dict[str, float]:
+    """Weights that make the layers' traces equal, and the kernel their average.
+
+    A layer without any gradient can't be balanced and weighs nothing.
+    """
+    alive = [name for name, trace in traces.items() if trace > 0]
+    if not alive:
+        raise ValueError(
+            "layers=\"balanced\" divides by each layer's trace, but every layer's is zero or "
+            "not finite; check the parameters and the samples."
+        )
+    return {name: 1 / (len(alive) * traces[name]) if name in alive else 0.0 for name in traces}

@@ -1,0 +1,207 @@
+"""The MGS penalty of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_mgs.gram import OUTPUTS, LayerwiseKernel, Plan, Tape, make_plan, mgs_metric
+from sklearn_mgs.gram._centering import check_centered, membership
+from sklearn_mgs.gram._factorizer import Factorizer
+from sklearn_mgs.gram._layers import resolve_layers
+from sklearn_mgs.gram._metrics import check_metric
+from sklearn_mgs.gram._outputs import directions, output_matrix
+from sklearn_mgs.gram._plan import evaluating
+from sklearn_mgs.gram._reduce import gram, no_autocast, spread, weighted_gram
+
+__all__ = ["MGSPenalty"]
+
+
+class MGSPenalty:
+    r"""Similarity of a mini-batch's gradients, over its value at initialisation.
+
+    The value of a step is :math:`m(K_{batch}) / m(K_{init})`, to be multiplied by a strength
+    and added to the loss. It is taken from the forward pass that serves the loss, costs one
+    backward recursion more, and never waits for the device.
+
+    Parameters
+    ----------
+    metric : {"trace", "det"}, default="trace"
+        m, see `sklearn_mgs.gram.mgs_metric`. The logarithm of the determinant has no lower
+        bound and is no penalty; its exponential is one.
+    outputs : {"all", "target", "random", "sum"}, default="all"
+        Whose gradients, see `sklearn_mgs.gram.gram_matrix`.
+    layers : {"all", "hidden", "first", "balanced"} or mapping, default="all"
+        Which layers; "balanced" takes its constants at calibration.
+    centered : bool or "class", default=False
+        Around which mean; classes are those of `targets`, 0 to n_outputs - 1.
+    jitter : float, default=1e-4
+        Relative jitter of "det".
+
+    Attributes
+    ----------
+    scale_ : Tensor of shape ()
+        :math:`m(K_{init})`.
+    layer_weights_ : dict of str to float
+        Weight of each layer that takes part.
+    plan_ : sklearn_mgs.gram.Plan
+        Which layers have a closed form.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown.
+
+    Notes
+    -----
+    Samples weigh by :math:`w_i`: the trace is :math:`\sum_i w_i K_{ii} / \sum_i w_i`, means are
+    weighted means, so integer weights equal repeated samples. For "det", entry (i, j) of the
+    kernel is multiplied by :math:`\sqrt{w_i w_j}` over the mean weight: unit weights equal
+    none, while repeated samples, which make the kernel singular, are another thing.
+
+    A penalty pickles and copies without the network it was used with.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_mgs.penalty import MGSPenalty
+    >>> module, X = torch.nn.Linear(3, 2), torch.ones(4, 3)
+    >>> penalty = MGSPenalty("trace").calibrate(module, X)
+    >>> with penalty.record(module) as tape:
+    ...     output = module(X)
+    >>> penalty(tape, output)
+    tensor(1.)
+    """
+
+    def __init__(
+        self,
+        metric: str = "trace",
+        *,
+        outputs: str = "all",
+        layers: str | Mapping[str, float] = "all",
+        centered: bool | str = False,
+        jitter: float = 1e-4,
+    ):
+        check_metric(metric, ("trace", "det"))
+        if outputs not in OUTPUTS or outputs == "full":
+            valid = [name for name in OUTPUTS if name != "full"]
+            raise ValueError(f"Unknown outputs {outputs!r}; expected one of {valid}.")
+        check_centered(centered)
+        self.metric = metric
+        self.outputs = outputs
+        self.layers = layers
+        self.centered = centered
+        self.jitter = jitter
+        self._kernel: LayerwiseKernel | None = None
+
+    def calibrate(
+        self,
+        module: nn.Module,
+        X: Tensor,
+        targets: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> MGSPenalty:
+        """Find the layers' weights and m(K_init), in evaluation mode, which is then undone.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            The network at initialisation.
+        X : Tensor of shape (n_samples, ...)
+            Some training samples.
+        targets : Tensor of shape (n_samples,), default=None
+            Class indices, for ``outputs="target"`` and ``centered="class"``.
+        sample_weight : Tensor of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        self : MGSPenalty
+            With ``outputs="random"`` calibrated by "all", its expectation.
+
+        Raises
+        ------
+        ValueError
+            If the value is zero or not finite, or as for `sklearn_mgs.gram.gram_matrix`.
+        """
+        resolve_layers(module, self.layers)
+        self.plan_: Plan = make_plan(module, X)
+        outputs = "all" if self.outputs == "random" else self.outputs
+        with evaluating(module), torch.no_grad():
+            factorizer = Factorizer(
+                module,
+                X,
+                outputs=outputs,
+                targets=targets,
+                layers=self.layers,
+                implementation="layerwise",
+            )
+            factors = factorizer()
+            self.layer_weights_ = factorizer.weights
+            self.scale_ = self._value(factors, factorizer.example, len(X), targets, sample_weight)
+        if not (self.scale_.isfinite() and self.scale_ > 0):
+            raise ValueError(
+                f"The {self.metric} of the kernel at initialisation is {float(self.scale_)}, so "
+                "the penalty can't be measured in units of it. Check X, sample_weight and the "
+                "initial parameters for values that are zero or not finite."
+            )
+        self._kernel = None
+        return self
+
+    def record(self, module: nn.Module) -> Tape:
+        """Context for the forward pass of a training step."""
+        if self._kernel is None or self._kernel.module is not module:
+            self._kernel = LayerwiseKernel(module, self.plan_, self.layer_weights_)
+        return self._kernel.record()
+
+    def __call__(
+        self,
+        tape: Tape,
+        output: Tensor,
+        targets: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Value for one mini-batch, differentiable in the parameters.
+
+        Parameters
+        ----------
+        tape : Tape
+            From ``with penalty.record(module) as tape``.
+        output : Tensor of shape (n_samples, ...)
+            What the module returned within that context.
+        targets, sample_weight
+            As for `calibrate`.
+        generator : torch.Generator, default=None
+            Source of the direction for "random".
+
+        Returns
+        -------
+        value : Tensor of shape ()
+        """
+        if self._kernel is None:
+            raise ValueError(
+                "The penalty has not seen a forward pass: call calibrate(module, X), then run "
+                "the module inside `with penalty.record(module) as tape`."
+            )
+        f = output_matrix(output)
+        with no_autocast(f.device):
+            V = directions(f, self.outputs, targets, generator)
+            factors = self._kernel.factors(tape, f, V)
+            return self._value(factors, f, len(f), targets, sample_weight) / self.scale_
+
+    def _value(
+        self, factors, f: Tensor, n: int, targets: Tensor | None, sample_weight: Tensor | None
+    ) -> Tensor:
+        """m(K), of the (weighted) samples around their means."""
+        B = membership(f.new_empty(n), self.centered, targets, max(2, f.shape[1]))
+        if self.metric == "trace":
+            total = spread(factors, self.layer_weights_, B, sample_weight)
+            return total / (n if sample_weight is None else sample_weight.sum())
+        K = weighted_gram(gram(factors, self.layer_weights_), B, sample_weight)
+        return mgs_metric(K, self.metric, jitter=self.jitter)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kernel": None}
