@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ class MLP(nn.Sequential):
     ):
         super().__init__()
         last = len(layer_units) - 2
-        for i, (fan_in, fan_out) in enumerate(zip(layer_units, layer_units[1:])):
+        for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
             # skip_init: the weights are always written afterwards, and torch's own
             # initialisation would draw from the global generator.
             linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype)

@@ -1,0 +1,429 @@
+"""What the classifier and the regressor share: checking, building the net, fitting, predicting."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from skorch.history import History
+from torch import Tensor, nn
+
+from sklearn_mgs._coherence import CoherenceGate
+from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
+from sklearn_mgs._data import BatchIterator, Samples, as_tensor
+from sklearn_mgs._device import private_rng, resolve_device
+from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore, snapshot
+from sklearn_mgs._lbfgs import minimize_lbfgs
+from sklearn_mgs._module import MLP
+from sklearn_mgs._net import MLPNet
+from sklearn_mgs._objective import Objective, mgs_targets
+from sklearn_mgs._optimizer import WeightRegularizer
+from sklearn_mgs._sklearn_callbacks import CallbackSupportMixin, EpochTasks
+from sklearn_mgs.penalty import MGSPenalty
+
+CALIBRATION_SAMPLES = 256
+"""Training samples, at most, on which m(K_init) is measured (definition of the penalty)."""
+
+PREDICTION_ROWS = 8192
+"""Samples that go through the network at once when predicting: bounds the memory."""
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator):
+    """Multilayer perceptron trained by a skorch net that it holds as ``net_``."""
+
+    _parameter_constraints = CONSTRAINTS
+
+    # ------------------------------------------------------------------ fitting
+
+    def _fit(self, X, y, sample_weight=None, validation=None, incremental=False):
+        self._validate_params()
+        check_combinations(self, incremental, validation is not None)
+        device = resolve_device(self.device)
+        first_pass = not hasattr(self, "net_") or (not self.warm_start and not incremental)
+        data = {"X": X, "y": y}
+        data["metadata"] = None if sample_weight is None else {"sample_weight": sample_weight}
+        X, y, targets = self._validate_input(X, y, incremental, reset=first_pass)
+        sample_weight = self._total_weight(sample_weight, X, y)
+        if validation is not None:
+            validation = self._validate_validation_set(*validation)
+        self._random_state = _own_random_state(self.random_state)
+        with private_rng(self._random_state, device):
+            if first_pass:
+                self._build(X, targets, device)
+            elif self._layer_units(X, targets) != self._units(self.module_):
+                raise ValueError(
+                    f"The network has layers {self._units(self.module_)}, the data and "
+                    f"hidden_layer_sizes ask for {self._layer_units(X, targets)}; set "
+                    f"warm_start=False to start anew."
+                )
+            tasks = EpochTasks(self, max_iter=self.max_iter + 1, **data)
+            self._train(X, y, targets, sample_weight, validation, incremental, tasks)
+            tasks.finish()
+        return self
+
+    def _train(self, X, y, targets, sample_weight, validation, incremental, tasks):
+        if self.early_stopping and validation is None and self.solver != "lbfgs":
+            X, y, targets, sample_weight, validation = self._split(X, y, targets, sample_weight)
+        net, module = self.net_, self.module_
+        parameter = next(module.parameters())
+        samples = Samples(
+            X,
+            as_targets(targets, parameter.dtype),
+            sample_weight,
+            device=parameter.device,
+            dtype=parameter.dtype,
+        )
+        self._prepare_net(samples, incremental)
+        net.callbacks_ += [("sklearn_callbacks", tasks)] if tasks.watched else []
+        try:
+            if self.solver == "lbfgs":
+                self._solve_lbfgs(net, samples)
+            else:
+                self._solve_stochastic(net, samples, validation, incremental)
+        finally:
+            net.after_epoch_ = None
+            net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb is not tasks]
+        module.eval()
+
+    def _solve_stochastic(self, net, samples, validation, incremental):
+        batches = BatchIterator(
+            samples, self._n_batch(len(samples)), self.shuffle, self._random_state
+        )
+        self.n_iter_ = 0
+        net.after_epoch_ = AfterEpoch(
+            self, len(samples), validation, last_finite=snapshot(self.module_)
+        )
+        net.partial_fit(batches, epochs=1 if incremental else self.max_iter)
+        if self.early_stopping:
+            restore(self.module_, self._best_parameters)
+        if not incremental and self.n_iter_ == self.max_iter:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+                f"optimization hasn't converged yet.",
+                ConvergenceWarning,
+            )
+
+    def _solve_lbfgs(self, net, samples):
+        net.notify("on_train_begin", X=samples, y=None)
+        batch = samples.batch(slice(0, len(samples)))
+        options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
+        self.n_iter_ = minimize_lbfgs(net, batch, samples, self.alpha, options)
+        with torch.no_grad():
+            loss = net.criterion_.data_loss(self.module_(batch.X), batch).item()
+        squares = sum(float((c**2).sum()) for c in self.coefs_)
+        self.loss_ = self._reported_loss(
+            {"train_loss": loss, "l2": self.alpha / 2 / batch.weight_sum * squares}
+        )
+        net.notify("on_train_end", X=samples, y=None)
+        if not np.isfinite(self.loss_):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. Scale the input data, or lower the "
+                "regularisation strengths."
+            )
+
+    # ----------------------------------------------------------------- building
+
+    def _build(self, X, targets, device):
+        """Make a new network with scikit-learn's initial weights, and reset the attributes."""
+        units = self._layer_units(X, targets)
+        dtype = X.dtype if self.dtype == "auto" else np.dtype(self.dtype)
+        torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
+        module = MLP(units, self.activation, self.dropout, torch_dtype)
+        module.write(*self._initial_weights(units)).to(device)
+        self.n_iter_, self.t_ = 0, 0
+        self.n_layers_, self.n_outputs_ = len(units), units[-1]
+        self.out_activation_ = self._out_activation()
+        self._best_parameters = snapshot(module)
+        if self.solver != "lbfgs":
+            self.loss_curve_ = []
+            self._no_improvement_count = 0
+            self.validation_scores_ = [] if self.early_stopping else None
+            self.best_validation_score_ = -np.inf if self.early_stopping else None
+            self.best_loss_ = None if self.early_stopping else np.inf
+        self.net_ = MLPNet(
+            module,
+            Objective(self._loss_name()),
+            max_epochs=self.max_iter,
+            device=str(device),
+            verbose=int(self.verbose),
+            callbacks=[_clone_callback(cb) for cb in self.callbacks or []],
+        ).initialize()
+
+    def _prepare_net(self, samples, incremental):
+        """Write the present parameters into the net: they may change between warm starts."""
+        net = self.net_
+        objective = net.criterion_
+        for name in ("mgs_strength", "mgs_batch_size", "input_noise"):
+            setattr(objective, name, getattr(self, name))
+        objective.jacobian_strength = self.jacobian_strength
+        objective.gradient_strength = self.gradient_strength
+        objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
+        objective.exact = self.solver == "lbfgs"
+        if self.mgs_strength and objective.penalty is None:
+            objective.penalty = self._calibrated_penalty(samples)
+        gate = None
+        if self.coherence_threshold is not None:
+            gate = CoherenceGate(self.coherence_threshold, self.coherence)
+        net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1, gate)
+        if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
+            net.start(self.solver, self._solver_options())
+
+    def _calibrated_penalty(self, samples) -> MGSPenalty:
+        """Penalty in units of its value at the present, initial weights."""
+        n = len(samples)
+        index = np.arange(n)
+        if n > CALIBRATION_SAMPLES:
+            index = np.sort(_branch(self._random_state).choice(n, CALIBRATION_SAMPLES, False))
+        batch = samples.batch(index)
+        targets = mgs_targets(self._loss_name(), batch.y)
+        penalty = MGSPenalty(
+            metric=self.mgs_metric,
+            outputs=self._mgs_outputs(),
+            layers=self.mgs_layers,
+            centered=self.mgs_centered,
+        )
+        penalty.calibrate(self.module_, batch.X, targets, batch.sample_weight)
+        return penalty
+
+    def _mgs_outputs(self) -> str:
+        """The reduction of outputs that "auto" stands for."""
+        if self.mgs_outputs != "auto":
+            return self.mgs_outputs
+        if self._loss_name() == "log_loss":
+            return "target"
+        if self.n_outputs_ == 1 or self.solver == "lbfgs":
+            return "all"
+        return "random"
+
+    def _solver_options(self) -> dict:
+        if self.solver == "adam":
+            betas = (self.beta_1, self.beta_2)
+            return {"learning_rate": self.learning_rate_init, "betas": betas, "eps": self.epsilon}
+        return {
+            "learning_rate": self.learning_rate_init,
+            "momentum": self.momentum,
+            "nesterov": self.nesterovs_momentum,
+        }
+
+    def _initial_weights(self, units):
+        """Glorot-uniform, drawn in the order in which scikit-learn's MLP draws."""
+        coefs, intercepts = [], []
+        for fan_in, fan_out in pairwise(units):
+            bound = np.sqrt((2.0 if self.activation == "logistic" else 6.0) / (fan_in + fan_out))
+            coefs.append(self._random_state.uniform(-bound, bound, (fan_in, fan_out)))
+            intercepts.append(self._random_state.uniform(-bound, bound, fan_out))
+        return coefs, intercepts
+
+    def _layer_units(self, X, targets) -> list[int]:
+        hidden = self.hidden_layer_sizes
+        hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
+        if any(size <= 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        return [X.shape[1], *map(int, hidden), self._n_outputs(targets)]
+
+    @staticmethod
+    def _units(module: MLP) -> list[int]:
+        linears = module.linears
+        return [linears[0].in_features, *(m.out_features for m in linears)]
+
+    def _n_batch(self, n_samples: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, n_samples)
+        if self.batch_size > n_samples:
+            warnings.warn(
+                f"Got `batch_size`={self.batch_size} larger than the sample size {n_samples}. "
+                f"It is going to be clipped."
+            )
+        return min(self.batch_size, n_samples)
+
+    # ------------------------------------------------------------- data checks
+
+    def _total_weight(self, sample_weight, X, y):
+        """Sample weights, those of the classes multiplied in; None where all are equal."""
+        if sample_weight is None:
+            return None
+        return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+    def _validate_validation_set(self, X_val, y_val, sample_weight_val) -> ValidationSet:
+        X_val = validate_data(
+            self, X_val, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+        )
+        y_val = np.asarray(y_val)
+        check_consistent_length(X_val, y_val)
+        if sample_weight_val is not None:
+            sample_weight_val = _check_sample_weight(sample_weight_val, X_val)
+        return ValidationSet(X_val, y_val, sample_weight_val)
+
+    def _split(self, X, y, targets, sample_weight):
+        """Hold out `validation_fraction`, by the draw that scikit-learn's MLP makes."""
+        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
+        arrays = [X, y, targets] + ([] if sample_weight is None else [sample_weight])
+        parts = train_test_split(
+            *arrays,
+            random_state=self._random_state,
+            test_size=self.validation_fraction,
+            stratify=stratify,
+        )
+        train, held_out = parts[::2], parts[1::2]
+        if held_out[0].shape[0] < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        weight = train[3] if sample_weight is not None else None
+        weight_val = held_out[3] if sample_weight is not None else None
+        validation = ValidationSet(held_out[0], held_out[1], weight_val)
+        return train[0], train[1], train[2], weight, validation
+
+    # --------------------------------------------------------------- predicting
+
+    def _to_tensor(self, X) -> Tensor:
+        """Validated samples on the network's device, in its precision; shape (n, n_features)."""
+        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        parameter = next(self.module_.parameters())
+        return as_tensor(X, parameter.dtype, parameter.device)
+
+    @torch.no_grad()
+    def _outputs(self, X, check_input=True) -> np.ndarray:
+        """Outputs after the output activation, shape (n_samples, n_outputs)."""
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        if issparse(X):
+            X = X.tocsr()
+        module = self.module_
+        training = module.training
+        module.eval()
+        parameter = next(module.parameters())
+        activate = OUT_ACTIVATIONS[self.out_activation_]
+        parts = [
+            activate(
+                module(as_tensor(X[i : i + PREDICTION_ROWS], parameter.dtype, parameter.device))
+            )
+            for i in range(0, X.shape[0], PREDICTION_ROWS)
+        ]
+        module.train(training)
+        return torch.cat(parts).cpu().numpy()
+
+    def _score_validation(self, validation: ValidationSet) -> float:
+        prediction = self._from_outputs(self._outputs(validation.X, check_input=False))
+        if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
+            return np.nan
+        return self._score_function(
+            validation.y, prediction, sample_weight=validation.sample_weight
+        )
+
+    # -------------------------------------------------------- fitted attributes
+
+    @property
+    def module_(self) -> nn.Module:
+        """The torch module: linear layers and activations, outputs linear."""
+        return self._fitted_net("module_").module_
+
+    @property
+    def history_(self) -> History:
+        """The skorch history: a row per epoch (with "lbfgs", per iteration)."""
+        return self._fitted_net("history_").history
+
+    @property
+    def compression_ratio_(self) -> float:
+        """Number of parameters over the number of those that are not zero."""
+        parameters = list(self._fitted_net("compression_ratio_").module_.parameters())
+        nonzero = sum(int(torch.count_nonzero(p)) for p in parameters)
+        return sum(p.numel() for p in parameters) / max(nonzero, 1)
+
+    @property
+    def coefs_(self) -> list[np.ndarray]:
+        """Weights, the l-th of shape (n_units[l], n_units[l + 1])."""
+        linears = self._fitted_net("coefs_").module_.linears
+        return [m.weight.detach().cpu().numpy().T for m in linears]
+
+    @coefs_.setter
+    def coefs_(self, coefs):
+        self._fitted_net("coefs_").module_.write(coefs, self.intercepts_)
+
+    @property
+    def intercepts_(self) -> list[np.ndarray]:
+        """Biases, the l-th of shape (n_units[l + 1],)."""
+        linears = self._fitted_net("intercepts_").module_.linears
+        return [m.bias.detach().cpu().numpy() for m in linears]
+
+    @intercepts_.setter
+    def intercepts_(self, intercepts):
+        self._fitted_net("intercepts_").module_.write(self.coefs_, intercepts)
+
+    def _fitted_net(self, attribute):
+        try:
+            return self.__dict__["net_"]
+        except KeyError:
+            raise AttributeError(
+                f"This {type(self).__name__} is not fitted yet, so it has no {attribute!r}."
+            ) from None
+
+    def __sklearn_tags__(self):
+        """Sparse input is accepted."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _check_stochastic(self) -> bool:
+        """Whether there is a `partial_fit`; the error says why not."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+            )
+        return True
+
+    def _check_fitted(self):
+        check_is_fitted(self, "net_")
+
+
+OUT_ACTIVATIONS = {
+    "identity": lambda z: z,
+    "exp": torch.exp,
+    "logistic": torch.sigmoid,
+    "softmax": lambda z: torch.softmax(z, dim=1),
+}
+
+
+def as_targets(targets: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Class indices stay integers; everything else takes the network's precision."""
+    if targets.dtype.kind == "i" and targets.ndim == 1:
+        return torch.as_tensor(targets, dtype=torch.int64)
+    return as_tensor(targets, dtype, "cpu")
+
+
+def _own_random_state(random_state):
+    """RandomState for one fit; with None a new one, so that NumPy's global state is left alone."""
+    if random_state is None or random_state is np.random:
+        return np.random.RandomState()
+    return check_random_state(random_state)
+
+
+def _branch(random_state) -> np.random.RandomState:
+    """Independent copy: drawing from it leaves the order of scikit-learn's own draws alone."""
+    return copy.deepcopy(random_state)
+
+
+def _clone_callback(callback):
+    if isinstance(callback, tuple):
+        return callback[0], copy.deepcopy(callback[1])
+    return copy.deepcopy(callback)
+
+
+def pack_validation(X_val, y_val, sample_weight_val):
+    """Validation set as one argument, or None; half a set is an error."""
+    if X_val is None and y_val is None and sample_weight_val is None:
+        return None
+    for name, value in (("X_val", X_val), ("y_val", y_val)):
+        if value is None:
+            raise ValueError(f"{name} is missing: pass X_val and y_val together, or neither.")
+    return X_val, y_val, sample_weight_val

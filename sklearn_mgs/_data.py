@@ -1,0 +1,120 @@
+"""Samples in memory, and mini-batches sliced from them by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.utils import shuffle as sklearn_shuffle
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["Batch", "BatchIterator", "Samples"]
+
+
+class Batch(NamedTuple):
+    """One mini-batch on the device; the two numbers are known to the host without asking it."""
+
+    X: Tensor
+    y: Tensor
+    sample_weight: Tensor | None
+    n_samples: int
+    weight_sum: float
+
+
+class Samples(Dataset):
+    """Training samples, moved to the device once; a sparse `X` goes there batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray or csr matrix of shape (n_samples, n_features)
+        Inputs.
+    y : Tensor of shape (n_samples,) or (n_samples, n_outputs)
+        Targets as the loss wants them.
+    sample_weight : ndarray of shape (n_samples,), default=None
+        Weights.
+    device, dtype : torch.device and torch.dtype
+        Where, and in which precision.
+    """
+
+    def __init__(self, X, y: Tensor, sample_weight=None, *, device="cpu", dtype=torch.float32):
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.X = X if issparse(X) else as_tensor(X, dtype, self.device)
+        self.y = y.to(self.device)
+        self.host_weight = sample_weight
+        self.weight = (
+            None if sample_weight is None else as_tensor(sample_weight, dtype, self.device)
+        )
+
+    def __len__(self) -> int:
+        return self.X.shape[0]
+
+    def __getitem__(self, index):
+        X = self.X[index]
+        return (as_tensor(X, self.dtype, self.device) if issparse(X) else X), self.y[index]
+
+    def batch(self, index: np.ndarray | slice) -> Batch:
+        """Take the samples that `index` names."""
+        weight_sum: float
+        if isinstance(index, slice):
+            n, where = index.stop - index.start, index
+        else:
+            n, where = len(index), torch.from_numpy(index).to(self.device, non_blocking=True)
+        if issparse(self.X):
+            X = as_tensor(self.X[index], self.dtype, self.device)
+        else:
+            X = self.X[where] if isinstance(where, slice) else self.X.index_select(0, where)
+        if self.weight is None:
+            return Batch(X, self.y[where], None, n, float(n))
+        weight_sum = float(self.host_weight[index].sum())
+        return Batch(X, self.y[where], self.weight[where], n, weight_sum)
+
+
+class BatchIterator:
+    """Mini-batches of one epoch per iteration, in the order that scikit-learn's MLP would take.
+
+    Parameters
+    ----------
+    samples : Samples
+        The training samples.
+    batch_size : int
+        Samples in a mini-batch; the last one of an epoch may be smaller.
+    shuffle : bool
+        Whether to draw a new order for each epoch; the orders compound, as scikit-learn's do.
+    random_state : numpy.random.RandomState
+        Source of the orders.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int, shuffle: bool, random_state):
+        self.samples = samples
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.order = np.arange(len(samples), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        n, size = len(self.samples), self.batch_size
+        if self.shuffle:
+            self.order = sklearn_shuffle(self.order, random_state=self.random_state)
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            yield self.samples.batch(
+                self.order[start:stop] if self.shuffle else slice(start, stop)
+            )
+
+
+def as_tensor(X, dtype: torch.dtype, device) -> Tensor:
+    """Dense or sparse array to a tensor; memory is shared only where it may be written to."""
+    X = X.toarray() if issparse(X) else np.asarray(X)
+    if not X.flags.writeable or any(stride < 0 for stride in X.strides):
+        X = X.copy()  # torch warns about read-only memory, and refuses negative strides
+    if X.dtype.byteorder not in "=|" + ("<" if np.little_endian else ">"):
+        X = X.astype(X.dtype.newbyteorder("="))
+    return torch.as_tensor(X, dtype=dtype).to(device, non_blocking=True)

@@ -1,0 +1,56 @@
+"""Where a network lives, and random numbers that are its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["private_rng", "resolve_device"]
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn the `device` parameter into a device that exists; "auto" is CUDA where there is one.
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA "
+            f"devices; use device='auto' or 'cpu'."
+        )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch finds no MPS device; use device='auto' "
+            f"or 'cpu'."
+        )
+    return resolved
+
+
+@contextmanager
+def private_rng(random_state, device: torch.device) -> Iterator[None]:
+    """Seed torch from `random_state` inside the block, and leave torch as it was afterwards.
+
+    The seed is drawn from a copy: `random_state` itself is not advanced.
+    """
+    seed = int(copy.deepcopy(random_state).randint(2**31 - 1))
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

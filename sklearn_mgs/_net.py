@@ -1,0 +1,216 @@
+"""The private skorch net that trains the estimators' network."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+
+from sklearn_mgs._data import Batch
+from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer
+
+__all__ = ["MLPNet"]
+
+
+class MLPNet(NeuralNet):
+    """Skorch net whose training step knows sample weights, penalties and proximal steps.
+
+    The estimator passes the pieces, made: `module` and `criterion` are live objects. Nothing in
+    `train_step` asks the device for a value; losses are read once per epoch.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network, its weights written.
+    criterion : Objective
+        What a mini-batch is charged.
+
+    Attributes
+    ----------
+    regularizer : WeightRegularizer
+        L1 and L2 on the weights.
+    after_epoch_ : callable or None
+        Called with the net after each epoch; training stops when it returns True.
+    """
+
+    def __init__(self, module, criterion, **kwargs):
+        super().__init__(module, criterion, **kwargs)
+        self.regularizer = WeightRegularizer(module)
+        self.after_epoch_ = None
+
+    @property
+    def _default_callbacks(self):
+        timer = [("epoch_timer", EpochTimer())]
+        return [*timer, ("print_log", PrintLog())] if self.verbose else timer
+
+    def initialize_module(self):
+        """Take the network as it is: the estimator has written its weights."""
+        self.module_ = self.module
+        return self
+
+    def initialize_criterion(self):
+        """Take the objective as it is."""
+        self.criterion_ = self.criterion
+        return self
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """Leave it to `start`: a fit makes a new one, `partial_fit` goes on with the old."""
+        return self
+
+    def start(self, solver: str, options: dict) -> None:
+        """Make the optimizer of a new fit."""
+        with self._current_init_context("optimizer"):  # else skorch refuses the attribute
+            self.optimizer_ = make_optimizer(solver, self.module_, **options)
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Train for some epochs on the batches `X`, or until `after_epoch` says stop."""
+        samples = {"dataset_train": X.samples, "dataset_valid": None}
+        for _ in range(epochs or self.max_epochs):
+            self.notify("on_epoch_begin", **samples)
+            try:
+                self.run_single_epoch(X, training=True, prefix="train", step_fn=self.train_step)
+            except KeyboardInterrupt:
+                warnings.warn("Training interrupted by user.")
+                raise
+            stop = self.after_epoch_ is not None and self.after_epoch_(self)
+            self.notify("on_epoch_end", **samples)
+            if stop:
+                break
+        return self
+
+    def train_step(self, batch: Batch, **fit_params):
+        """Take one optimization step and return the terms of the objective.
+
+        Returns
+        -------
+        step : dict
+            ``loss`` (data loss), ``mgs_penalty`` (None where it is off), ``weights`` (half the
+            squared norm that `alpha` multiplies, None where it is zero), ``y_pred``.
+        """
+        for p in self.module_.parameters():
+            p.grad = None
+        step = self.train_step_single(batch)
+        if self.grad_listeners_:
+            named = list(self.module_.named_parameters())
+            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.regularizer.before_step(batch.weight_sum)
+        self.optimizer_.step()
+        learning_rate = self.optimizer_.param_groups[0]["lr"]
+        self.regularizer.after_step(learning_rate, batch.weight_sum)
+        return step
+
+    def train_step_single(self, batch: Batch, **fit_params):
+        """Forward and backward pass of one mini-batch."""
+        norm = self.regularizer.half_squared_norm()
+        if self.regularizer.coherence is None:
+            terms = self.criterion_(self.module_, batch)
+            terms.total.backward()
+        else:
+            terms = self.regularizer.coherence.backward(self.criterion_, self.module_, batch)
+        return {
+            "loss": terms.data_loss.detach(),
+            "mgs_penalty": None if terms.mgs_penalty is None else terms.mgs_penalty.detach(),
+            "weights": norm,
+            "y_pred": terms.outputs,
+        }
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Train on every mini-batch; read the accumulated losses once, at the end."""
+        if iterator is None:
+            return
+        self._set_training(True)
+        listeners = self._listeners("on_batch_begin", "on_batch_end")
+        self.grad_listeners_ = self._listeners("on_grad_computed")
+        sums = _EpochSums()
+        for batch in iterator:
+            if batch.weight_sum == 0:  # nothing to learn from, and nothing to average over
+                continue
+            if listeners:
+                self.notify("on_batch_begin", batch=(batch.X, batch.y), training=True)
+            step = step_fn(batch, **fit_params)
+            sums.add(batch, step, self.regularizer.alpha)
+            if listeners:
+                self._tell_batch_end(batch, step)
+        self.regularizer.end_epoch(self.history)
+        for name, value in sums.read(len(iterator.samples)).items():
+            self.history.record(name, value)
+        self.history.record("train_batch_count", len(iterator))
+
+    def _tell_batch_end(self, batch, step):
+        self.history.record_batch("train_loss", step["loss"].item())
+        self.history.record_batch("train_batch_size", batch.n_samples)
+        kwargs = {"loss": step["loss"], "y_pred": step["y_pred"]}
+        self.notify("on_batch_end", batch=(batch.X, batch.y), training=True, **kwargs)
+
+    def _listeners(self, *methods):
+        """Whether a callback has overridden one of these hooks: most fits have none."""
+        return any(
+            getattr(type(cb), m) is not getattr(Callback, m)
+            for _, cb in self.callbacks_
+            for m in methods
+            if isinstance(cb, Callback)
+        )
+
+    def infer(self, x, **fit_params):
+        """Outputs of the network, linear."""
+        return self.module_(x)
+
+    def check_data(self, X, y=None):
+        """Nothing to check: the estimator did."""
+
+    def __getstate__(self):
+        """Serialise through torch, which can bring tensors to another device when loading."""
+        buffer = io.BytesIO()
+        torch.save({**self.__dict__, "after_epoch_": None}, buffer)
+        return {"torch": buffer.getvalue()}
+
+    def __setstate__(self, state):
+        """Load onto the device of origin or, where that is absent, onto the CPU."""
+        # The content is no less trusted than the pickle it travels in.
+        load = {"weights_only": False}
+        try:
+            attributes = torch.load(io.BytesIO(state["torch"]), **load)
+        except RuntimeError:  # "Attempting to deserialize object on a CUDA device"
+            attributes = torch.load(io.BytesIO(state["torch"]), map_location="cpu", **load)
+            attributes["device"] = "cpu"
+        self.__dict__.update(attributes)
+
+
+class _EpochSums:
+    """Losses of an epoch, kept on the device until its end."""
+
+    def __init__(self):
+        self.steps: dict[str, list] = {"train_loss": [], "l2": [], "mgs_penalty": []}
+        self.weights: dict[str, list] = {"train_loss": [], "l2": [], "mgs_penalty": []}
+
+    def add(self, batch: Batch, step: dict, alpha: float) -> None:
+        self._append("train_loss", step["loss"], batch.n_samples)
+        if step["weights"] is not None:
+            self._append("l2", step["weights"], batch.n_samples * alpha / batch.weight_sum)
+        if step["mgs_penalty"] is not None:
+            self._append("mgs_penalty", step["mgs_penalty"], batch.n_samples)
+
+    def _append(self, name, value, weight):
+        self.steps[name].append(value)
+        self.weights[name].append(weight)
+
+    def read(self, n_samples: int) -> dict[str, float]:
+        """Means over the epoch's samples, in one transfer from the device."""
+        names = [name for name, values in self.steps.items() if values]
+        if not names:
+            return {"train_loss": float("nan")}
+        sums = torch.stack(
+            [
+                torch.dot(
+                    torch.stack(self.steps[name]).double(),
+                    torch.tensor(self.weights[name], dtype=torch.float64).to(
+                        self.steps[name][0].device
+                    ),
+                )
+                for name in names
+            ]
+        )
+        return {name: value / n_samples for name, value in zip(names, sums.tolist())}

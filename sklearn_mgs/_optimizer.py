@@ -1,0 +1,158 @@
+"""Scikit-learn's optimizers by torch's, and L1 and L2 regularisation of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from sklearn_mgs._coherence import CoherenceGate
+
+__all__ = ["WeightRegularizer", "make_optimizer", "regularized_weights", "set_learning_rate"]
+
+
+def regularized_weights(module: nn.Module) -> list[Tensor]:
+    """Trainable parameters with two dimensions or more: L1 and L2 leave out the biases."""
+    return [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+
+
+class _Adam(torch.optim.Adam):
+    """Adam with epsilon added before the bias correction, as scikit-learn does.
+
+    scikit-learn divides by ``√v + ε``, torch by ``√v̂ + ε`` with ``v̂ = v / (1 − β₂ᵗ)``: torch's
+    step is scikit-learn's where its ε is divided by ``√(1 − β₂ᵗ)``.
+
+    The state is laid out once and handed to torch's functional Adam: on a small network the
+    bookkeeping of `torch.optim.Adam.step` takes longer than the backward pass.
+    """
+
+    def __init__(self, parameters, *, eps, **kwargs):
+        super().__init__(parameters, eps=eps, fused=True, **kwargs)
+        self.base_eps = eps
+        self.t = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step; every parameter must have a gradient."""
+        (group,) = self.param_groups
+        params, moments, squares, steps = self._state_lists(group["params"])
+        self.t += 1
+        beta1, beta2 = group["betas"]
+        adam(
+            params,
+            [p.grad for p in params],
+            moments,
+            squares,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=self.base_eps / math.sqrt(1 - beta2**self.t),
+            maximize=False,
+        )
+
+    def _state_lists(self, params):
+        if len(self.state) < len(params):
+            for p in params:
+                self.state[p] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [self.state[p] for p in params]
+        return params, *([s[k] for s in states] for k in ("exp_avg", "exp_avg_sq", "step"))
+
+
+def make_optimizer(
+    solver: str,
+    module: nn.Module,
+    *,
+    learning_rate: float,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """Make the optimizer that `solver` names for the module's trainable parameters."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if solver == "adam":
+        return _Adam(parameters, lr=learning_rate, betas=betas, eps=eps)
+    nesterov = nesterov and momentum > 0
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, nesterov=nesterov)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the learning rate as scikit-learn does, whose velocities hold the old one.
+
+    scikit-learn keeps ``v = −lr·buffer``: after a change, torch's buffer is scaled by old / new.
+    """
+    for group in optimizer.param_groups:
+        ratio = group["lr"] / learning_rate
+        group["lr"] = learning_rate
+        for p in group["params"]:
+            buffer = optimizer.state.get(p, {}).get("momentum_buffer")
+            if buffer is not None and ratio != 1:
+                buffer.mul_(ratio)
+
+
+class WeightRegularizer:
+    """L2 as a gradient, L1 as a proximal step; both divided by the mini-batch's sample count.
+
+    Biases are left out. With a coherence gate both act only at the steps that it lets pass.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its weights are regularised.
+    alpha : float, default=0.0
+        Strength of ``½ ‖w‖²``.
+    l1 : float, default=0.0
+        Strength of ``‖w‖₁``; the step's soft threshold is ``learning rate × l1 / n``, so weights
+        become exactly zero.
+    coherence : CoherenceGate, default=None
+        Decides at which steps they act.
+    """
+
+    def __init__(self, module, alpha=0.0, l1=0.0, coherence: CoherenceGate | None = None):
+        self.weights = regularized_weights(module)
+        self.alpha = alpha
+        self.l1 = l1
+        self.coherence = coherence
+
+    @torch.no_grad()
+    def half_squared_norm(self) -> Tensor | None:
+        """``½ ‖w‖²`` before the step, for the reported loss; None where `alpha` is zero."""
+        if not self.alpha:
+            return None
+        return sum(torch.dot(w.view(-1), w.view(-1)) for w in self.weights) / 2
+
+    def before_step(self, n: float) -> None:
+        """Add L2's gradient."""
+        if self.coherence is not None:
+            self.coherence.decide(self.weights, self.alpha / n, self.l1 / n)
+        elif self.alpha:
+            with torch.no_grad():
+                for w in self.weights:
+                    w.grad.add_(w, alpha=self.alpha / n)
+
+    def after_step(self, learning_rate: float, n: float) -> None:
+        """Take L1's proximal step."""
+        if not self.l1:
+            return
+        threshold = learning_rate * self.l1 / n
+        if self.coherence is not None:
+            threshold = threshold * self.coherence.acts_
+        with torch.no_grad():
+            for w in self.weights:
+                w.copy_(w.sign() * (w.abs() - threshold).clamp_(min=0))
+
+    def end_epoch(self, history) -> None:
+        """Record how often the gate was open."""
+        if self.coherence is not None:
+            self.coherence.end_epoch(history)
