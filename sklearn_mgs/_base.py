@@ -11,7 +11,6 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from skorch.history import History
@@ -22,6 +21,7 @@ from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
 from sklearn_mgs._data import BatchIterator, Samples, as_tensor
 from sklearn_mgs._device import private_rng, resolve_device
 from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore, snapshot
+from sklearn_mgs._held_out import choose_distinct, content_keys, hold_out
 from sklearn_mgs._lbfgs import minimize_lbfgs
 from sklearn_mgs._module import MLP
 from sklearn_mgs._net import MLPNet
@@ -46,7 +46,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     def _fit(self, X, y, sample_weight=None, validation=None, incremental=False):
         self._validate_params()
-        check_combinations(self, incremental, validation is not None)
+        check_combinations(self, validation is not None)
         device = resolve_device(self.device)
         first_pass = not hasattr(self, "net_") or (not self.warm_start and not incremental)
         data = {"X": X, "y": y}
@@ -58,7 +58,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self._random_state = _own_random_state(self.random_state)
         with private_rng(self._random_state, device):
             if first_pass:
-                self._build(X, targets, device)
+                self._build(X, targets, device, incremental)
             elif self._layer_units(X, targets) != self._units(self.module_):
                 raise ValueError(
                     f"The network has layers {self._units(self.module_)}, the data and "
@@ -71,8 +71,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _train(self, X, y, targets, sample_weight, validation, incremental, tasks):
-        if self.early_stopping and validation is None and self.solver != "lbfgs":
-            X, y, targets, sample_weight, validation = self._split(X, y, targets, sample_weight)
+        if incremental or not self.early_stopping or self.solver == "lbfgs":
+            validation = None
+        elif validation is None:
+            X, targets, sample_weight, validation = self._split(X, y, targets, sample_weight)
         net, module = self.net_, self.module_
         parameter = next(module.parameters())
         samples = Samples(
@@ -82,7 +84,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             device=parameter.device,
             dtype=parameter.dtype,
         )
-        self._prepare_net(samples, incremental)
+        if self.mgs_strength and net.criterion_.penalty is None:
+            net.criterion_.penalty = self._calibrated_penalty(samples, X, targets)
+        self._prepare_net(incremental)
         net.callbacks_ += [("sklearn_callbacks", tasks)] if tasks.watched else []
         try:
             if self.solver == "lbfgs":
@@ -103,7 +107,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             self, len(samples), validation, last_finite=snapshot(self.module_)
         )
         net.partial_fit(batches, epochs=1 if incremental else self.max_iter)
-        if self.early_stopping:
+        if validation is not None:
             restore(self.module_, self._best_parameters)
         if not incremental and self.n_iter_ == self.max_iter:
             warnings.warn(
@@ -132,7 +136,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
 
     # ----------------------------------------------------------------- building
 
-    def _build(self, X, targets, device):
+    def _build(self, X, targets, device, incremental):
         """Make a new network with scikit-learn's initial weights, and reset the attributes."""
         units = self._layer_units(X, targets)
         dtype = X.dtype if self.dtype == "auto" else np.dtype(self.dtype)
@@ -146,9 +150,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if self.solver != "lbfgs":
             self.loss_curve_ = []
             self._no_improvement_count = 0
-            self.validation_scores_ = [] if self.early_stopping else None
-            self.best_validation_score_ = -np.inf if self.early_stopping else None
-            self.best_loss_ = None if self.early_stopping else np.inf
+            watches = self.early_stopping and not incremental
+            self.validation_scores_ = [] if watches else None
+            self.best_validation_score_ = -np.inf if watches else None
+            self.best_loss_ = None if watches else np.inf
         self.net_ = MLPNet(
             module,
             Objective(self._loss_name()),
@@ -158,7 +163,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             callbacks=[_clone_callback(cb) for cb in self.callbacks or []],
         ).initialize()
 
-    def _prepare_net(self, samples, incremental):
+    def _prepare_net(self, incremental):
         """Write the present parameters into the net: they may change between warm starts."""
         net = self.net_
         objective = net.criterion_
@@ -168,8 +173,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         objective.gradient_strength = self.gradient_strength
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
-        if self.mgs_strength and objective.penalty is None:
-            objective.penalty = self._calibrated_penalty(samples)
         gate = None
         if self.coherence_threshold is not None:
             gate = CoherenceGate(self.coherence_threshold, self.coherence)
@@ -177,12 +180,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
             net.start(self.solver, self._solver_options())
 
-    def _calibrated_penalty(self, samples) -> MGSPenalty:
+    def _calibrated_penalty(self, samples, X, targets) -> MGSPenalty:
         """Penalty in units of its value at the present, initial weights."""
-        n = len(samples)
-        index = np.arange(n)
-        if n > CALIBRATION_SAMPLES:
-            index = np.sort(_branch(self._random_state).choice(n, CALIBRATION_SAMPLES, False))
+        index = np.arange(len(samples))
+        if len(samples) > CALIBRATION_SAMPLES:
+            keys = content_keys(X, targets, _branch(self._random_state))
+            index = choose_distinct(keys, CALIBRATION_SAMPLES)
         batch = samples.batch(index)
         targets = mgs_targets(self._loss_name(), batch.y)
         penalty = MGSPenalty(
@@ -264,25 +267,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         return ValidationSet(X_val, y_val, sample_weight_val)
 
     def _split(self, X, y, targets, sample_weight):
-        """Hold out `validation_fraction`, by the draw that scikit-learn's MLP makes."""
-        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
-        arrays = [X, y, targets] + ([] if sample_weight is None else [sample_weight])
-        parts = train_test_split(
-            *arrays,
-            random_state=self._random_state,
-            test_size=self.validation_fraction,
-            stratify=stratify,
-        )
-        train, held_out = parts[::2], parts[1::2]
-        if held_out[0].shape[0] < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of "
-                "your dataset."
-            )
-        weight = train[3] if sample_weight is not None else None
-        weight_val = held_out[3] if sample_weight is not None else None
-        validation = ValidationSet(held_out[0], held_out[1], weight_val)
-        return train[0], train[1], train[2], weight, validation
+        """Hold out `validation_fraction` of the samples' weight, duplicates together."""
+        keys = content_keys(X, targets, _branch(self._random_state))
+        groups = y if is_classifier(self) and y.ndim == 1 else None
+        held_out = hold_out(keys, self.validation_fraction, sample_weight, groups)
+        train = ~held_out
+        weights = (None, None)
+        if sample_weight is not None:
+            weights = sample_weight[train], sample_weight[held_out]
+        validation = ValidationSet(X[held_out], y[held_out], weights[1])
+        return X[train], targets[train], weights[0], validation
 
     # --------------------------------------------------------------- predicting
 

@@ -63,7 +63,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Whether that momentum is Nesterov's.
     early_stopping : bool, default=False
         Whether to stop by the score on held-out samples (`validation_fraction` of the training
-        set, or the `X_val`, `y_val` given to `fit`), and to restore the best weights.
+        set, or the `X_val`, `y_val` given to `fit`), and to restore the best weights. Samples are
+        held out by a hash of their content under `random_state`, from each class in turn:
+        duplicates stay together, and the order of the samples plays no part.
     validation_fraction : float, default=0.1
         Share of the training set that is held out.
     beta_1, beta_2 : float, default=0.9, 0.999
@@ -315,7 +317,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     @available_if(lambda est: est._check_stochastic())
     def partial_fit(self, X, y, sample_weight=None, classes=None):
-        """Train for one epoch on the given samples.
+        """Train for one epoch on the given samples; `early_stopping` plays no part.
 
         Parameters
         ----------

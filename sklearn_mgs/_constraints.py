@@ -63,7 +63,7 @@ CONSTRAINTS: dict = {
 """Constraints by parameter name, in scikit-learn's own form."""
 
 
-def check_combinations(estimator, incremental: bool, has_validation_set: bool) -> None:
+def check_combinations(estimator, has_validation_set: bool) -> None:
     """Raise a ValueError for parameters that are allowed alone but not together."""
     p = estimator
     size = p.mgs_batch_size
@@ -81,8 +81,6 @@ def check_combinations(estimator, incremental: bool, has_validation_set: bool) -
             "X_val and y_val are only used for early stopping; set early_stopping=True, or do "
             "not pass them."
         )
-    if incremental and p.early_stopping:
-        raise ValueError("partial_fit does not support early_stopping=True")
     if p.solver == "lbfgs":
         _check_lbfgs(p)
 

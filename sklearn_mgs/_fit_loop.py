@@ -88,7 +88,9 @@ class AfterEpoch:
     def _count_no_improvement(self, net) -> None:
         est = self.estimator
         if self.validation is None:
-            value, best, sign = est.loss_, est.best_loss_, -1
+            # After a fit with early stopping, `partial_fit` finds no best loss.
+            best = np.inf if est.best_loss_ is None else est.best_loss_
+            value, sign = est.loss_, -1
         else:
             value, best, sign = self._validation_score(net), est.best_validation_score_, 1
         worse = value < best + est.tol if sign > 0 else value > best - est.tol

@@ -14,9 +14,14 @@ from sklearn_mgs.gram._layers import resolve_layers
 from sklearn_mgs.gram._metrics import check_metric
 from sklearn_mgs.gram._outputs import directions, output_matrix
 from sklearn_mgs.gram._plan import evaluating
-from sklearn_mgs.gram._reduce import gram, no_autocast, spread, weighted_gram
+from sklearn_mgs.gram._reduce import gram, no_autocast, repeated_logdet, spread, weighted_gram
 
 __all__ = ["MGSPenalty"]
+
+_NOT_CALIBRATED = (
+    "The penalty has no scale or has seen no forward pass: call calibrate(module, X) once, then "
+    "run the module inside `with penalty.record(module) as tape` at each step."
+)
 
 
 class MGSPenalty:
@@ -57,9 +62,8 @@ class MGSPenalty:
     Notes
     -----
     Samples weigh by :math:`w_i`: the trace is :math:`\sum_i w_i K_{ii} / \sum_i w_i`, means are
-    weighted means, so integer weights equal repeated samples. For "det", entry (i, j) of the
-    kernel is multiplied by :math:`\sqrt{w_i w_j}` over the mean weight: unit weights equal
-    none, while repeated samples, which make the kernel singular, are another thing.
+    weighted means, and "det" is that of the kernel in which sample i stands :math:`w_i` times.
+    So integer weights equal repeated samples, and unit weights equal none.
 
     A penalty pickles and copies without the network it was used with.
 
@@ -153,6 +157,8 @@ class MGSPenalty:
     def record(self, module: nn.Module) -> Tape:
         """Context for the forward pass of a training step."""
         if self._kernel is None or self._kernel.module is not module:
+            if not hasattr(self, "scale_"):
+                raise ValueError(_NOT_CALIBRATED)
             self._kernel = LayerwiseKernel(module, self.plan_, self.layer_weights_)
         return self._kernel.record()
 
@@ -182,10 +188,7 @@ class MGSPenalty:
         value : Tensor of shape ()
         """
         if self._kernel is None:
-            raise ValueError(
-                "The penalty has not seen a forward pass: call calibrate(module, X), then run "
-                "the module inside `with penalty.record(module) as tape`."
-            )
+            raise ValueError(_NOT_CALIBRATED)
         f = output_matrix(output)
         with no_autocast(f.device):
             V = directions(f, self.outputs, targets, generator)
@@ -201,6 +204,8 @@ class MGSPenalty:
             total = spread(factors, self.layer_weights_, B, sample_weight)
             return total / (n if sample_weight is None else sample_weight.sum())
         K = weighted_gram(gram(factors, self.layer_weights_), B, sample_weight)
+        if sample_weight is not None:
+            return repeated_logdet(K, sample_weight, self.jitter).exp()
         return mgs_metric(K, self.metric, jitter=self.jitter)
 
     def __getstate__(self) -> dict:

@@ -11,7 +11,15 @@ from torch import Tensor
 from sklearn_mgs.gram._centering import center, group_sums
 from sklearn_mgs.gram._shares import Factors
 
-__all__ = ["balanced", "gram", "no_autocast", "spread", "squares", "weighted_gram"]
+__all__ = [
+    "balanced",
+    "gram",
+    "no_autocast",
+    "repeated_logdet",
+    "spread",
+    "squares",
+    "weighted_gram",
+]
 
 LayerFactors = Mapping[str, list[Factors]]
 Weights = Mapping[str, float]
@@ -72,17 +80,29 @@ def spread(
 
 
 def weighted_gram(K: Tensor, B: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-    """Centre `K` and weigh its samples.
+    """Centre `K` and multiply entry (i, j) by ``sqrt(w_i w_j)``.
 
-    With weights entry (i, j) is multiplied by sqrt(w_i w_j) over the mean weight, so that unit
-    weights change nothing and the trace over n is the weighted mean of the diagonal.
+    Its eigenvalues that are not zero are those of the kernel of repeated samples.
     """
     if B is not None:
         K = center(K, B, sample_weight)
     if sample_weight is None:
         return K
-    root = (sample_weight / sample_weight.mean()).sqrt()
+    root = sample_weight.sqrt()
     return root[:, None] * K * root
+
+
+def repeated_logdet(K: Tensor, sample_weight: Tensor, jitter: float) -> Tensor:
+    """Metric "logdet" of the kernel in which sample i stands ``w_i`` times, from the weighted one.
+
+    Of the ``N = sum(w)`` eigenvalues of the repeated kernel all but n are zero, so that
+    ``N logdet = log det(K + δ I) + (N - n) log δ`` with ``δ = ε tr(K)/N``.
+    """
+    n, N = K.shape[-1], sample_weight.sum()
+    shift = jitter * K.diagonal().sum() / N + torch.finfo(K.dtype).tiny
+    eye = torch.eye(n, dtype=K.dtype, device=K.device)
+    L, _ = torch.linalg.cholesky_ex(K + shift * eye, check_errors=False)
+    return (2 * L.diagonal().log().sum() + (N - n) * shift.log()) / N
 
 
 def balanced(traces: Mapping[str, float]) -> dict[str, float]:
