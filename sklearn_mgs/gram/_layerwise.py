@@ -143,4 +143,4 @@ class LayerwiseKernel:
         if len(V) > 1:
             return torch.autograd.grad(f, edges, V, is_grads_batched=True, **options)
         gradients = torch.autograd.grad(f, edges, V[0], **options)
-        return [None if D is None else D[None] for D in gradients]
+        return [None if D is None else D.unsqueeze(0) for D in gradients]

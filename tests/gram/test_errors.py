@@ -1,0 +1,59 @@
+"""What bad input gets."""
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_mgs.gram import gram_matrix, gram_trace, jacobian
+
+X = torch.ones(4, 3)
+MODULE = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+NORM = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+Y = torch.tensor([0, 1, 0, 1])
+
+CASES = {
+    "outputs": (MODULE, {"outputs": "most"}, r"Unknown outputs 'most'.*'full'"),
+    "layers": (MODULE, {"layers": "last"}, r"Unknown layers 'last'.*'balanced'"),
+    "layer": (MODULE, {"layers": {"3": 1.0}}, r"layers names \['3'\].*\['0', '2'\]"),
+    "negative": (MODULE, {"layers": {"0": -1.0}}, "Weights of layers must be at least 0"),
+    "no weight": (MODULE, {"layers": {"0": 0.0}}, "one of them more"),
+    "hidden": (nn.Linear(3, 2), {"layers": "hidden"}, 'use layers="all"'),
+    "centered": (MODULE, {"centered": "mean"}, 'expected False, True or "class"'),
+    "implementation": (MODULE, {"implementation": "fast"}, "Unknown implementation 'fast'"),
+    "no targets": (MODULE, {"outputs": "target"}, "needs targets .* got None"),
+    "no classes": (MODULE, {"centered": "class"}, "needs targets .* got None"),
+    "float targets": (MODULE, {"outputs": "target", "targets": Y.double()}, "class indices"),
+    "few targets": (MODULE, {"outputs": "target", "targets": Y[:3]}, r"shape \(4,\)"),
+    "large target": (MODULE, {"outputs": "target", "targets": Y + 1}, r"0\.\.1 .*; got 1\.\.2"),
+    "no parameters": (nn.Tanh(), {}, "no trainable parameters"),
+    "batch statistics": (NORM, {}, r"BatchNorm1d '1' .* module.eval\(\)"),
+}
+
+
+@pytest.mark.parametrize("function", [gram_matrix, gram_trace])
+@pytest.mark.parametrize(("module", "options", "match"), CASES.values(), ids=CASES)
+def test_message(function, module, options, match):
+    with pytest.raises(ValueError, match=match):
+        function(module, X, **options)
+
+
+@pytest.mark.parametrize("module", [nn.Tanh(), NORM])
+def test_jacobian_message(module):
+    with pytest.raises(ValueError, match=r"no trainable parameters|samples interact"):
+        jacobian(module, X)
+
+
+def test_layer_that_the_outputs_do_not_depend_on():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            self.idle(x)
+            return self.used(x)
+
+    with pytest.raises(ValueError, match=r"depend on none of the layers \['idle'\]"):
+        gram_trace(Idle(), X, layers={"idle": 1.0})
+    module = Idle()
+    assert torch.equal(gram_trace(module, X), gram_trace(module.used, X))

@@ -1,0 +1,208 @@
+"""The penalty of a training step against the loop over samples."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from sklearn_mgs.gram import mgs_metric
+from sklearn_mgs.penalty import MGSPenalty
+from tests.oracles import gradients, loop_gram, loop_penalty, relative_error
+
+N, FEATURES, CLASSES = 7, 5, 3
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, CLASSES)
+    )
+    X = torch.randn(N, FEATURES, dtype=torch.float64)
+    return module.double(), X, torch.tensor([0, 1, 2, 0, 1, 2, 0])
+
+
+def step(penalty, module, X, targets, **options):
+    with penalty.record(module) as tape:
+        output = module(X)
+    return penalty(tape, output, targets, **options)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("centered", [False, True, "class"])
+@pytest.mark.parametrize("layers", ["all", "hidden", "first", "balanced"])
+@pytest.mark.parametrize("outputs", ["all", "target", "sum"])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_value_and_gradient_equal_the_loop(problem, metric, outputs, layers, centered, weighted):
+    module, X, targets = problem
+    fraction = 0.5 if metric == "trace" else 1.0
+    w = fraction * torch.tensor([1.0, 2.0, 3.0, 1.0, 0.0, 1.0, 2.0]).double() if weighted else None
+    options = {"outputs": outputs, "centered": centered, "jitter": 1e-2}
+    penalty = MGSPenalty(metric, layers=layers, **options).calibrate(module, X, targets, w)
+    assert float(step(penalty, module, X, targets, sample_weight=w).detach()) == pytest.approx(1)
+    with torch.no_grad():  # the scale and the weights of layers stay as calibrated
+        for p in module.parameters():
+            p.mul_(1.3)
+    options.update(weights=penalty.layer_weights_, targets=targets, w=w)
+    got = step(penalty, module, X, targets, sample_weight=w)
+    want = loop_penalty(module, X, metric, **options) / penalty.scale_
+    assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-11)
+    assert relative_error(gradients(got, module), gradients(want, module)) < 1e-9
+
+
+def test_balanced_weights_are_the_layers_own_traces(problem):
+    module, X, _ = problem
+    penalty = MGSPenalty(layers="balanced").calibrate(module, X)
+    assert float(penalty.scale_) == pytest.approx(1)
+    for name, weight in penalty.layer_weights_.items():
+        own = mgs_metric(loop_gram(module, X, layers={name: 1.0}))
+        assert weight * float(own.detach()) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("centered", [False, True, "class"])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_integer_weights_repeat_samples(problem, metric, centered):
+    module, X, targets = problem
+    repeats = torch.tensor([1, 2, 3, 1, 0, 1, 2])
+    penalty = MGSPenalty(metric, centered=centered).calibrate(module, X, targets)
+    weighted = step(penalty, module, X, targets, sample_weight=repeats.double())
+    rows = torch.arange(N).repeat_interleave(repeats)
+    repeated = step(penalty, module, X[rows], targets[rows])
+    assert float(weighted.detach()) == pytest.approx(float(repeated.detach()), rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_unit_weights_equal_none(problem, metric):
+    module, X, targets = problem
+    penalty = MGSPenalty(metric).calibrate(module, X)
+    values = [step(penalty, module, X, targets, sample_weight=w) for w in (None, X.new_ones(N))]
+    assert float(values[0].detach()) == pytest.approx(float(values[1].detach()), rel=1e-12)
+
+
+def test_random_direction_is_calibrated_by_its_expectation(problem):
+    module, X, _ = problem
+    penalty = MGSPenalty(outputs="random").calibrate(module, X)
+    assert torch.equal(penalty.scale_, MGSPenalty(outputs="all").calibrate(module, X).scale_)
+    draws = [
+        step(penalty, module, X, None, generator=torch.Generator().manual_seed(seed)).detach()
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_single_output_is_the_logit_of_class_one():
+    torch.manual_seed(0)
+    module, X = nn.Linear(3, 1).double(), torch.randn(4, 3).double()
+    targets = torch.tensor([0, 1, 1, 0])
+    penalty = MGSPenalty(outputs="target", centered="class").calibrate(module, X, targets)
+    sign = 2.0 * targets - 1
+    G = sign[:, None] * torch.cat([X, X.new_ones(4, 1)], 1)
+    spread = sum(((G[targets == c] - G[targets == c].mean(0)) ** 2).sum() for c in (0, 1)) / 4
+    assert float(penalty.scale_) == pytest.approx(float(spread), rel=1e-12)
+
+
+def test_one_backward_pass_serves_loss_and_penalty(problem):
+    module, X, targets = problem
+    penalty = MGSPenalty(outputs="target").calibrate(module, X, targets)
+    with penalty.record(module) as tape:
+        output = module(X)
+    loss = nn.functional.cross_entropy(output, targets)
+    (loss + 0.3 * penalty(tape, output, targets)).backward()
+    got = torch.cat([p.grad.flatten() for p in module.parameters()])
+    want = gradients(nn.functional.cross_entropy(module(X), targets), module)
+    want = want + 0.3 * gradients(step(penalty, module, X, targets), module)
+    assert relative_error(got, want) < 1e-12
+
+
+def test_calibration_is_in_evaluation_mode_and_leaves_the_mode_and_the_randomness():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    module[1].eval()
+    module[0].train()
+    state = torch.random.get_rng_state()
+    scale = MGSPenalty().calibrate(module, torch.ones(5, 3)).scale_
+    assert [m.training for m in module] == [True, False, True]
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert float(scale) == pytest.approx(
+        float(mgs_metric(loop_gram(module.eval(), torch.ones(5, 3))).detach()), rel=1e-5
+    )
+
+
+def test_dropout_masks_are_those_of_the_forward_pass():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Dropout(0.5), nn.Linear(9, 1)).double()
+    X = torch.randn(4, 3).double()
+    penalty = MGSPenalty().calibrate(module, X)
+    with penalty.record(module) as tape:
+        output = module(X)
+    a, D = tape.calls[1][1].detach(), module[3].weight * 2
+    hidden = torch.tanh(module[0](X))
+    D = D * (a != 0) * (1 - hidden**2)
+    want = ((X**2).sum(1) + 1) * (D**2).sum(1) + (a**2).sum(1) + 1
+    value = penalty(tape, output) * penalty.scale_
+    assert float(value.detach()) == pytest.approx(float(want.mean().detach()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "through", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_copies_and_pickles_without_the_network(problem, through):
+    module, X, targets = problem
+    penalty = MGSPenalty("det", layers="balanced", outputs="target").calibrate(module, X, targets)
+    value = step(penalty, module, X, targets)
+    assert b"Linear" not in pickle.dumps(penalty)
+    other = through(penalty)
+    assert torch.equal(step(other, copy.deepcopy(module), X, targets), value)
+    assert torch.equal(step(penalty, module, X, targets), value)
+
+
+@pytest.mark.parametrize("rank", [2, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_det_of_a_singular_kernel_in_float32(rank, seed):
+    """128 samples whose gradients span few dimensions: value and gradient stay right."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(rank, 3, bias=False), nn.Tanh(), nn.Linear(3, 1))
+    X = torch.randn(128, rank)
+    results = []
+    for m, x in ((module, X), (copy.deepcopy(module).double(), X.double())):
+        penalty = MGSPenalty("det").calibrate(m, x)
+        value = step(penalty, m, x, None) * penalty.scale_
+        results.append((float(value.detach()), gradients(value, m)))
+    (value, gradient), (want, expected) = results
+    assert value == pytest.approx(want, rel=1e-2)
+    assert relative_error(gradient.double(), expected) < 0.1
+
+
+def test_messages(problem):
+    module, X, _ = problem
+    with pytest.raises(ValueError, match=r"Unknown metric 'logdet'.*\['trace', 'det'\]"):
+        MGSPenalty("logdet")
+    with pytest.raises(ValueError, match=r"Unknown outputs 'full'"):
+        MGSPenalty(outputs="full")
+    with pytest.raises(ValueError, match=r"Unknown centered='classes'"):
+        MGSPenalty(centered="classes")
+    with pytest.raises(ValueError, match=r"calibrate\(module, X\)"):
+        MGSPenalty()(None, X)
+    with pytest.raises(ValueError, match=r"calibrate\(module, X\)"):
+        MGSPenalty().record(module)
+    with pytest.raises(ValueError, match=r"trace of the kernel at initialisation is 0\.0"):
+        MGSPenalty(layers="first").calibrate(zero(module), X)
+    with pytest.raises(ValueError, match="at initialisation is nan"):
+        MGSPenalty().calibrate(module, X * torch.nan)
+
+
+def zero(module):
+    module = copy.deepcopy(module)
+    nn.init.zeros_(module[4].weight)
+    return module
+
+
+def test_batch_statistics_are_refused_at_calibration_and_at_the_step():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    X = torch.randn(5, 3)
+    with pytest.raises(ValueError, match="GroupNorm or LayerNorm"):
+        MGSPenalty().calibrate(module, X)
+    penalty = MGSPenalty().calibrate(module.eval(), X)
+    with pytest.raises(ValueError, match="GroupNorm or LayerNorm"):
+        penalty.record(module.train())
