@@ -2,7 +2,19 @@
 
 from sklearn_mgs._classifier import MLPClassifier
 from sklearn_mgs._regressor import MLPRegressor
+from sklearn_mgs._skorch_nets import MGSNeuralNetClassifier, MGSNeuralNetRegressor
+from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
+from sklearn_mgs.model_selection import one_standard_error
 
 __version__ = "0.1.0"
 
-__all__ = ["MLPClassifier", "MLPRegressor", "__version__"]
+__all__ = [
+    "MGSNeuralNetClassifier",
+    "MGSNeuralNetRegressor",
+    "MLPClassifier",
+    "MLPRegressor",
+    "__version__",
+    "make_mgs_scorer",
+    "mgs_score",
+    "one_standard_error",
+]

@@ -111,7 +111,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Strength of ``‖∇_θ L‖²``, `L` being the mini-batch's data loss.
     coherence_threshold : float, default=None
         With a number, L1 and L2 act only at steps whose `coherence` reaches it; None: always.
-    coherence : {"total", "batch"}, default="total"
+    coherence : {"total", "batch"}, default="batch"
         How coherent the gradients are: the cosine between the loss's gradient and the same with
         the regulariser's added, or between the gradients of the mini-batch's halves.
     class_weight : dict, list of dict or "balanced", default=None
@@ -235,7 +235,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         jacobian_strength=0.0,
         gradient_strength=0.0,
         coherence_threshold=None,
-        coherence="total",
+        coherence="batch",
         class_weight=None,
         device="auto",
         dtype="auto",

@@ -27,7 +27,7 @@ class CoherenceGate:
     ----------
     threshold : float
         The regulariser acts where ``c >= threshold``.
-    measure : {"total", "batch"}, default="total"
+    measure : {"total", "batch"}, default="batch"
         The measure.
 
     Attributes
@@ -36,7 +36,7 @@ class CoherenceGate:
         1 where the regulariser acts at this step, else 0.
     """
 
-    def __init__(self, threshold: float, measure: str = "total"):
+    def __init__(self, threshold: float, measure: str = "batch"):
         self.threshold = threshold
         self.measure = measure
         self._cosines: list[Tensor] = []
@@ -52,17 +52,41 @@ class CoherenceGate:
         return self._two_halves(objective, module, batch)
 
     def _two_halves(self, objective, module, batch: Batch):
-        weights = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
         first, second = _halves(batch)
-        share = _shares(batch, first, second)
-        a = objective(module, first)
-        (a.total * share[0]).backward()
-        ga = [w.grad.clone() for w in weights]
-        b = objective(module, second)
-        (b.total * share[1]).backward()
-        gb = [w.grad - g for w, g in zip(weights, ga)]
-        self._cosine = cosine(ga, gb)
-        return _mix(a, b, share)
+        shares = _shares(batch, first, second)
+
+        def run(half):
+            terms = objective(module, half)
+            terms.total.backward()
+            return terms
+
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        a, b = self.two_passes(parameters, [lambda: run(first), lambda: run(second)], shares)
+        return _mix(a, b, shares)
+
+    def two_passes(self, parameters: list[Tensor], passes, shares) -> list:
+        """Run two backward passes, remember how coherent they are, and leave their mean gradient.
+
+        Parameters
+        ----------
+        parameters : list of Tensor
+            Trainable parameters; the coherence is that of those with two dimensions or more.
+        passes : list of two callables
+            Forward and backward pass of each half; what they return is returned.
+        shares : list of two floats or Tensors
+            Share of each half in the mini-batch.
+        """
+        results, gradients = [], []
+        for run in passes:
+            for p in parameters:
+                p.grad = None
+            results.append(run())
+            gradients.append([p.grad for p in parameters])
+        weights = [i for i, p in enumerate(parameters) if p.ndim > 1]
+        self._cosine = cosine(*([g[i] for i in weights] for g in gradients))
+        for p, a, b in zip(parameters, *gradients):
+            p.grad = shares[0] * a + shares[1] * b
+        return results
 
     @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:

@@ -112,7 +112,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Strength of ``‖∇_θ L‖²``, `L` being the mini-batch's data loss.
     coherence_threshold : float, default=None
         With a number, L1 and L2 act only at steps whose `coherence` reaches it; None: always.
-    coherence : {"total", "batch"}, default="total"
+    coherence : {"total", "batch"}, default="batch"
         How coherent the gradients are: the cosine between the loss's gradient and the same with
         the regulariser's added, or between the gradients of the mini-batch's halves.
     device : str, default="auto"
@@ -187,7 +187,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     >>> from sklearn_mgs import MLPRegressor
     >>> X, y = make_regression(n_samples=200, n_features=5, random_state=0)
     >>> y = (y - y.mean()) / y.std()
-    >>> reg = MLPRegressor((50,), mgs_strength=0.01, max_iter=300, random_state=0)
+    >>> reg = MLPRegressor(hidden_layer_sizes=(50,), max_iter=300, random_state=0)
     >>> reg.fit(X, y).score(X, y) > 0.9
     True
     """
@@ -236,7 +236,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         jacobian_strength=0.0,
         gradient_strength=0.0,
         coherence_threshold=None,
-        coherence="total",
+        coherence="batch",
         device="auto",
         dtype="auto",
         callbacks=None,
