@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.gram import OUTPUTS, LayerwiseKernel, Plan, Tape, make_plan, mgs_metric
+from sklearn_mgs.gram import OUTPUTS, LayerwiseKernel, Plan, Tape, mgs_metric
 from sklearn_mgs.gram._centering import check_centered, membership
 from sklearn_mgs.gram._factorizer import Factorizer
-from sklearn_mgs.gram._layers import resolve_layers
+from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 from sklearn_mgs.gram._metrics import check_metric
 from sklearn_mgs.gram._outputs import directions, output_matrix
-from sklearn_mgs.gram._plan import evaluating
 from sklearn_mgs.gram._reduce import gram, no_autocast, repeated_logdet, spread, weighted_gram
+from sklearn_mgs.gram._samples import Samples, n_samples
 
 __all__ = ["MGSPenalty"]
 
@@ -63,7 +63,8 @@ class MGSPenalty:
     -----
     Samples weigh by :math:`w_i`: the trace is :math:`\sum_i w_i K_{ii} / \sum_i w_i`, means are
     weighted means, and "det" is that of the kernel in which sample i stands :math:`w_i` times.
-    So integer weights equal repeated samples, and unit weights equal none.
+    So integer weights equal repeated samples, and unit weights equal none. The trace does not
+    depend on the weights' scale, nor does "det" where their mean is below 1.
 
     A penalty pickles and copies without the network it was used with.
 
@@ -103,7 +104,7 @@ class MGSPenalty:
     def calibrate(
         self,
         module: nn.Module,
-        X: Tensor,
+        X: Samples,
         targets: Tensor | None = None,
         sample_weight: Tensor | None = None,
     ) -> MGSPenalty:
@@ -113,7 +114,7 @@ class MGSPenalty:
         ----------
         module : torch.nn.Module
             The network at initialisation.
-        X : Tensor of shape (n_samples, ...)
+        X : Tensor of shape (n_samples, ...), or a tuple or dict of such
             Some training samples.
         targets : Tensor of shape (n_samples,), default=None
             Class indices, for ``outputs="target"`` and ``centered="class"``.
@@ -130,8 +131,7 @@ class MGSPenalty:
         ValueError
             If the value is zero or not finite, or as for `sklearn_mgs.gram.gram_matrix`.
         """
-        resolve_layers(module, self.layers)
-        self.plan_: Plan = make_plan(module, X)
+        check_samples_apart(module)
         outputs = "all" if self.outputs == "random" else self.outputs
         with evaluating(module), torch.no_grad():
             factorizer = Factorizer(
@@ -143,8 +143,11 @@ class MGSPenalty:
                 implementation="layerwise",
             )
             factors = factorizer()
+            self.plan_: Plan = factorizer.plan
             self.layer_weights_ = factorizer.weights
-            self.scale_ = self._value(factors, factorizer.example, len(X), targets, sample_weight)
+            self.scale_ = self._value(
+                factors, factorizer.example, n_samples(X), targets, sample_weight
+            )
         if not (self.scale_.isfinite() and self.scale_ > 0):
             raise ValueError(
                 f"The {self.metric} of the kernel at initialisation is {float(self.scale_)}, so "
@@ -202,7 +205,7 @@ class MGSPenalty:
         B = membership(f.new_empty(n), self.centered, targets, max(2, f.shape[1]))
         if self.metric == "trace":
             total = spread(factors, self.layer_weights_, B, sample_weight)
-            return total / (n if sample_weight is None else sample_weight.sum())
+            return total / (n if sample_weight is None else _positive(sample_weight.sum()))
         K = weighted_gram(gram(factors, self.layer_weights_), B, sample_weight)
         if sample_weight is not None:
             return repeated_logdet(K, sample_weight, self.jitter).exp()

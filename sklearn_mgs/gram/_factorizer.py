@@ -7,12 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.gram._jacobian import per_sample_gradients
-from sklearn_mgs.gram._layers import check_samples_apart, parameter_layers, resolve_layers
+from sklearn_mgs.gram._jacobian import choose_strategy, per_sample_gradients
+from sklearn_mgs.gram._layers import (
+    check_samples_apart,
+    evaluating,
+    parameter_layers,
+    resolve_layers,
+)
 from sklearn_mgs.gram._layerwise import LayerwiseKernel
 from sklearn_mgs.gram._outputs import OUTPUTS, check_targets, directions, output_matrix
-from sklearn_mgs.gram._plan import evaluating, make_plan
+from sklearn_mgs.gram._plan import Plan, make_plan
 from sklearn_mgs.gram._reduce import balanced, no_autocast, squares
+from sklearn_mgs.gram._samples import Samples, apply, n_samples, repeated_first, take
 from sklearn_mgs.gram._shares import Factors
 
 __all__ = ["IMPLEMENTATIONS", "Factorizer", "resolve_implementation"]
@@ -21,7 +27,7 @@ IMPLEMENTATIONS = ("auto", "jacobian", "layerwise")
 
 
 def resolve_implementation(
-    module: nn.Module, X: Tensor, implementation: str = "auto"
+    module: nn.Module, X: Samples, implementation: str = "auto"
 ) -> tuple[str, str]:
     """Say which implementation computes the kernel, and why.
 
@@ -59,7 +65,10 @@ def resolve_implementation(
         )
     if implementation != "auto":
         return implementation, "as asked"
-    plan = make_plan(module, X)
+    return _resolved(module, make_plan(module, X))
+
+
+def _resolved(module: nn.Module, plan: Plan) -> tuple[str, str]:
     n_layers = len(parameter_layers(module))
     reason = f"rules cover {len(plan.ruled)} of {n_layers} layers"
     return ("layerwise" if plan.ruled else "jacobian"), reason
@@ -79,7 +88,7 @@ class Factorizer:
     def __init__(
         self,
         module: nn.Module,
-        X: Tensor,
+        X: Samples,
         *,
         outputs: str = "all",
         targets: Tensor | None = None,
@@ -91,24 +100,35 @@ class Factorizer:
         self.weights = resolve_layers(module, layers)
         check_samples_apart(module)
         with evaluating(module), torch.no_grad():
-            self.example = output_matrix(module(X[:1]))
+            self.example = output_matrix(apply(module, repeated_first(X, 1)))
         self.targets = self._checked(targets)
         self._direction = None
         if outputs == "random":
             self._direction = directions(self.example, "random", generator=generator)
-        self.implementation = resolve_implementation(module, X, implementation)[0]
-        self._kernel = None
-        if self.implementation == "layerwise":
-            self._kernel = LayerwiseKernel(module, make_plan(module, X), self.weights)
+        self._kernel = self._make_kernel(implementation)
         if layers == "balanced":
             self.weights = self._balanced()
+
+    def _make_kernel(self, implementation: str) -> LayerwiseKernel | None:
+        """Layerwise kernel, or None for whole gradients."""
+        self.plan, owned = Plan(), parameter_layers(self.module)
+        module = self.module
+        if implementation not in IMPLEMENTATIONS:
+            resolve_implementation(module, self.X, implementation)
+        if implementation != "jacobian":
+            self.plan = make_plan(module, self.X)
+            if implementation == "layerwise" or _resolved(module, self.plan)[0] == "layerwise":
+                return LayerwiseKernel(module, self.plan, self.weights)
+        self._names = [parameter for layer in self.weights for parameter in owned[layer]]
+        self._strategy = choose_strategy(module, self.X, self._names)
+        return None
 
     def _checked(self, targets: Tensor | None) -> Tensor | None:
         if self.outputs not in OUTPUTS:
             raise ValueError(f"Unknown outputs {self.outputs!r}; expected one of {list(OUTPUTS)}.")
         if self.outputs != "target":
             return targets
-        targets = check_targets(targets, len(self.X), 'outputs="target"')
+        targets = check_targets(targets, n_samples(self.X), 'outputs="target"')
         n_classes = max(2, self.example.shape[1])
         if targets.min() < 0 or targets.max() >= n_classes:
             raise ValueError(
@@ -125,30 +145,27 @@ class Factorizer:
 
     def __call__(self, part: slice = slice(None)) -> dict[str, list[Factors]]:
         """Factors of the samples of `part`, by layer."""
-        X, separate = self.X[part], self.outputs == "full"
+        X, separate = take(self.X, part), self.outputs == "full"
         if self._kernel is not None:
             with self._kernel.record() as tape, torch.enable_grad():
-                output = self.module(X)
+                output = apply(self.module, X)
             V = self._directions(output_matrix(output), part)
             with no_autocast(V.device):
                 return self._kernel.factors(tape, output, V, separate)
-        V = self._directions(self.example.expand(len(X), -1), part)
-        layers = parameter_layers(self.module)
-        names = [parameter for layer in self.weights for parameter in layers[layer]]
-        G = per_sample_gradients(self.module, X, V, names)
-        return {
-            layer: [
-                Factors.of(None, G[name].transpose(0, 1).flatten(2), True, separate)
-                for name in layers[layer]
-            ]
-            for layer in self.weights
-        }
+        V = self._directions(self.example.expand(n_samples(X), -1), part)
+        G = per_sample_gradients(self.module, X, V, self._names, self._strategy)
+        factors: dict[str, list[Factors]] = {}
+        for name, g in G.items():
+            layer = name.rpartition(".")[0]
+            factors.setdefault(layer, []).append(Factors.of_gradients(g, separate))
+        return factors
 
     def _balanced(self) -> dict[str, float]:
         """Weights that balance the layers on all samples, at the present parameters."""
         with torch.no_grad():
             factors = self()
             traces = {
-                name: float(squares(factors, {name: 1.0}).sum()) / len(self.X) for name in factors
+                name: float(squares(factors, {name: 1.0}).sum()) / n_samples(self.X)
+                for name in factors
             }
         return balanced(traces)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from sklearn_mgs.gram import _reduce
 from sklearn_mgs.gram._centering import membership
 from sklearn_mgs.gram._factorizer import Factorizer
+from sklearn_mgs.gram._samples import Samples, n_samples
 
 __all__ = ["gram_matrix", "gram_trace"]
 
 
 def gram_matrix(
     module: nn.Module,
-    X: Tensor,
+    X: Samples,
     *,
     outputs: str = "all",
     targets: Tensor | None = None,
@@ -33,8 +34,8 @@ def gram_matrix(
     module : torch.nn.Module
         The network f; of several outputs returned in a tuple, the first counts. Samples are its
         inputs' first dimension and must not interact.
-    X : Tensor of shape (n_samples, ...)
-        The samples.
+    X : Tensor of shape (n_samples, ...), or a tuple or dict of such
+        The samples; a tuple is the module's positional arguments, a dict its keywords.
     outputs : {"all", "target", "random", "sum", "full"}, default="all"
         How the C outputs are reduced:
 
@@ -109,17 +110,17 @@ def gram_matrix(
         implementation=implementation,
         generator=generator,
     )
-    B = membership(factorizer.example.new_empty(len(X)), centered, targets)
-    with _reduce.no_autocast(X.device):
+    B = membership(factorizer.example.new_empty(n_samples(X)), centered, targets)
+    with _reduce.no_autocast(factorizer.example.device):
         K = _blocks(factorizer, chunk_size)
         if B is not None and outputs == "full":
-            B = torch.kron(B, torch.eye(len(K) // len(X), dtype=B.dtype, device=B.device))
+            B = torch.kron(B, torch.eye(len(K) // n_samples(X), dtype=B.dtype, device=B.device))
         return _reduce.weighted_gram(K, B, None)
 
 
 def _blocks(factorizer: Factorizer, chunk_size: int | None) -> Tensor:
     """Kernel from blocks of chunk_size samples each; all chunks' factors are held."""
-    parts = _parts(len(factorizer.X), chunk_size)
+    parts = _parts(n_samples(factorizer.X), chunk_size)
     factors = [factorizer(part) for part in parts]
     if len(factors) == 1:
         return _reduce.gram(factors[0], factorizer.weights)
@@ -131,7 +132,7 @@ def _blocks(factorizer: Factorizer, chunk_size: int | None) -> Tensor:
 
 def gram_trace(
     module: nn.Module,
-    X: Tensor,
+    X: Samples,
     *,
     outputs: str = "all",
     targets: Tensor | None = None,
@@ -178,9 +179,9 @@ def gram_trace(
         implementation=implementation,
         generator=generator,
     )
-    B = membership(factorizer.example.new_empty(len(X)), centered, targets)
-    with _reduce.no_autocast(X.device):
-        parts = _parts(len(X), chunk_size if B is None else None)
+    B = membership(factorizer.example.new_empty(n_samples(X)), centered, targets)
+    with _reduce.no_autocast(factorizer.example.device):
+        parts = _parts(n_samples(X), chunk_size if B is None else None)
         traces = [_reduce.spread(factorizer(part), factorizer.weights, B) for part in parts]
         return torch.stack(traces).sum()
 

@@ -1,25 +1,33 @@
-"""Per-sample gradients by torch.func: the definition, for any module."""
+"""Per-sample gradients of any module: the definition."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from sklearn_mgs.gram._layers import check_samples_apart, parameter_layers
+from sklearn_mgs.gram._backends import DecomposedNorms, twice_differentiable
+from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
 from sklearn_mgs.gram._outputs import directions, output_matrix
+from sklearn_mgs.gram._samples import (
+    Samples,
+    apply,
+    batch_of_one,
+    n_samples,
+    repeated_first,
+    take,
+)
 
-__all__ = ["jacobian", "per_sample_gradients"]
+__all__ = ["choose_strategy", "jacobian", "per_sample_gradients"]
 
 
 def per_sample_gradients(
-    module: nn.Module,
-    X: Tensor,
-    V: Tensor,
-    names: Sequence[str],
-    chunk_size: int | None = None,
+    module: nn.Module, X: Samples, V: Tensor, names: Sequence[str], strategy: str = "shared"
 ) -> dict[str, Tensor]:
     """Gradients of v·f(x_i) with respect to the parameters called `names`.
 
@@ -27,34 +35,103 @@ def per_sample_gradients(
     ----------
     module : torch.nn.Module
         The network f.
-    X : Tensor of shape (n_samples, ...)
+    X : Tensor of shape (n_samples, ...), or a tuple or dict of such
         The samples.
     V : Tensor of shape (n_directions, n_samples, n_outputs)
         The directions v.
     names : sequence of str
         Full names of parameters.
-    chunk_size : int, default=None
-        Samples at once.
+    strategy : {"shared", "expanded", "loop"}, default="shared"
+        Whether torch.func maps over samples that share the parameters, or over samples each
+        with its own view of them (recurrent layers need it), or a loop takes one by one.
 
     Returns
     -------
     gradients : dict of str to Tensor of shape (n_samples, n_directions, *parameter.shape)
         Differentiable in all parameters.
     """
-    parameters = dict(module.named_parameters())
+    with ExitStack() as stack:
+        for context in twice_differentiable(module):
+            stack.enter_context(context())
+        return _STRATEGIES[strategy](module, X, V, names)
 
-    def gradients(x: Tensor, v: Tensor) -> dict[str, Tensor]:
+
+def _mapped(
+    module: nn.Module, X: Samples, V: Tensor, names: Sequence[str], expanded: bool = False
+) -> dict[str, Tensor]:
+    named = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = {name: named[name] for name in names}
+    if expanded:
+        n = n_samples(X)
+        parameters = {name: p.expand(n, *p.shape) for name, p in parameters.items()}
+
+    def gradients(parameters: dict[str, Tensor], x: Samples, v: Tensor) -> dict[str, Tensor]:
         def f(chosen):
-            return output_matrix(functional_call(module, chosen, (x[None],)))[0]
+            def call(*args, **kwargs):
+                return functional_call(module, chosen, args, kwargs)
 
-        pull = vjp(f, {name: parameters[name] for name in names})[1]
+            return output_matrix(apply(call, batch_of_one(x)))[0]
+
+        pull = vjp(f, parameters)[1]
         return vmap(lambda u: pull(u)[0])(v)
 
-    mapped = vmap(gradients, in_dims=(0, 1), chunk_size=chunk_size, randomness="different")
-    return mapped(X, V)
+    in_dims = (0 if expanded else None, 0, 1)
+    with DecomposedNorms():
+        return vmap(gradients, in_dims=in_dims, randomness="different")(parameters, X, V)
 
 
-def jacobian(module: nn.Module, X: Tensor, *, chunk_size: int | None = None) -> Tensor:
+def _looped(module: nn.Module, X: Samples, V: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    named = dict(module.named_parameters())
+    parameters = [named[name] for name in names]
+    options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
+    rows = []
+    for i in range(n_samples(X)):
+        with torch.enable_grad():
+            f = output_matrix(apply(module, take(X, slice(i, i + 1))))[0]
+        rows += [
+            torch.autograd.grad(f, parameters, v, retain_graph=True, **options) for v in V[:, i]
+        ]
+    shape = n_samples(X), len(V)
+    return {name: torch.stack(g).unflatten(0, shape) for name, g in zip(names, zip(*rows))}
+
+
+_STRATEGIES: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "shared": _mapped,
+    "expanded": partial(_mapped, expanded=True),
+    "loop": _looped,
+}
+
+
+def choose_strategy(module: nn.Module, X: Samples, names: Sequence[str]) -> str:
+    """Find the first strategy that agrees with the loop on one sample, gradients included."""
+    x = repeated_first(X, 1)
+    with evaluating(module), torch.enable_grad():
+        V = directions(output_matrix(apply(module, x)).detach(), "all")
+        want = _with_gradients(module, x, V, names, "loop")
+        for strategy in ("shared", "expanded"):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # vmap warns where it is no faster
+                    got = _with_gradients(module, x, V, names, strategy)
+            except (RuntimeError, UserWarning, NotImplementedError):
+                continue
+            if all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(got, want)):
+                return strategy
+    return "loop"
+
+
+def _with_gradients(
+    module: nn.Module, X: Samples, V: Tensor, names: Sequence[str], strategy: str
+) -> list[Tensor]:
+    """Gradients, and the gradients of the sum of their squares."""
+    G = list(per_sample_gradients(module, X, V, names, strategy).values())
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    # The parameters' own sum: the kernel of a linear model has no gradient.
+    sums = [g.square().sum() for g in G] + [0 * p.sum() for p in parameters]
+    return G + list(torch.autograd.grad(torch.stack(sums).sum(), parameters))
+
+
+def jacobian(module: nn.Module, X: Samples, *, chunk_size: int | None = None) -> Tensor:
     """Jacobian of each sample's outputs with respect to the trainable parameters.
 
     Parameters
@@ -86,6 +163,12 @@ def jacobian(module: nn.Module, X: Tensor, *, chunk_size: int | None = None) -> 
     names = [name for layer in parameter_layers(module).values() for name in layer]
     check_samples_apart(module)
     with torch.no_grad():
-        V = directions(output_matrix(module(X)), "all")
-    J = per_sample_gradients(module, X, V, names, chunk_size)
-    return torch.cat([J[name].flatten(2) for name in names], 2)
+        V = directions(output_matrix(apply(module, X)), "all")
+    strategy = choose_strategy(module, X, names)
+    step = chunk_size or max(1, n_samples(X))
+    chunks = []
+    for i in range(0, n_samples(X), step):
+        part = slice(i, i + step)
+        J = per_sample_gradients(module, take(X, part), V[:, part], names, strategy)
+        chunks.append(torch.cat([J[name].flatten(2) for name in names], 2))
+    return torch.cat(chunks)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["LAYERS", "check_samples_apart", "parameter_layers", "resolve_layers"]
+__all__ = ["LAYERS", "check_samples_apart", "evaluating", "parameter_layers", "resolve_layers"]
 
 LAYERS = ("all", "hidden", "first", "balanced")
 
@@ -86,3 +87,15 @@ def check_samples_apart(module: nn.Module) -> None:
                 "interact and have no gradients of their own; call module.eval() (with running "
                 "statistics), or use GroupNorm or LayerNorm."
             )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put the module in evaluation mode; afterwards each submodule is as it was."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training

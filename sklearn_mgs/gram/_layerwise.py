@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklearn_mgs.gram._backends import twice_differentiable
 from sklearn_mgs.gram._jacobian import per_sample_gradients
 from sklearn_mgs.gram._layers import check_samples_apart
 from sklearn_mgs.gram._outputs import output_matrix
-from sklearn_mgs.gram._plan import Plan
+from sklearn_mgs.gram._plan import Plan, output_gradients
 from sklearn_mgs.gram._rules import find_rule
-from sklearn_mgs.gram._shares import Factors
+from sklearn_mgs.gram._samples import Samples, samples_of_call
+from sklearn_mgs.gram._shares import Factors, promoted
 
 __all__ = ["LayerwiseKernel", "Tape"]
 
@@ -27,33 +30,44 @@ class Tape:
     calls : list of (torch.nn.Module, Tensor, GradientEdge)
         For each call of a layer the layer, its input, and the place of its output in the graph:
         the output itself may be overwritten, as an in-place activation does.
-    X : Tensor
-        The module's own input, if it is recorded.
+    samples : Tensor, or tuple or dict of Tensor
+        What the module was called with, where that is needed.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], module: nn.Module | None = None):
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        contexts: Iterable[Callable[[], AbstractContextManager]] = (),
+        module: nn.Module | None = None,
+    ):
         self._layers = layers
+        self._contexts = contexts
         self._module = module
         self.calls: list = []
-        self.X: Tensor
+        self.samples: Samples
 
     def __enter__(self) -> Tape:
-        hook = self._record
+        self._stack = ExitStack()
+        for context in self._contexts:
+            self._stack.enter_context(context())
         # First among the hooks, before any that replaces the output.
-        self._handles = [x.register_forward_hook(hook, prepend=True) for x in self._layers]
+        record = self._record
+        self._handles = [x.register_forward_hook(record, prepend=True) for x in self._layers]
         if self._module is not None:
-            self._handles.append(self._module.register_forward_pre_hook(self._record_X))
+            handle = self._module.register_forward_pre_hook(self._record_samples, with_kwargs=True)
+            self._handles.append(handle)
         return self
 
     def __exit__(self, *exc) -> None:
         for handle in self._handles:
             handle.remove()
+        self._stack.close()
 
     def _record(self, layer, args, output) -> None:
         self.calls.append((layer, args[0], get_gradient_edge(output)))
 
-    def _record_X(self, module, args) -> None:
-        self.X = args[0]
+    def _record_samples(self, module, args, kwargs) -> None:
+        self.samples = samples_of_call(args, kwargs)
 
 
 class LayerwiseKernel:
@@ -76,6 +90,8 @@ class LayerwiseKernel:
 
     def __init__(self, module: nn.Module, plan: Plan, layers: Iterable[str]):
         self.module = module
+        self._plan = plan
+        self._contexts = twice_differentiable(module)
         self._ruled: dict[nn.Module, tuple] = {}
         self._fallback: dict[str, list[str]] = {}
         self._batch_norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
@@ -93,7 +109,7 @@ class LayerwiseKernel:
         """Context for the forward pass; a ValueError if samples interact in it."""
         if any(layer.training for layer in self._batch_norms):
             check_samples_apart(self.module)
-        return Tape(self._ruled, self.module if self._fallback else None)
+        return Tape(self._ruled, self._contexts, self.module if self._fallback else None)
 
     def factors(
         self, tape: Tape, output, V: Tensor, separate: bool = False
@@ -117,30 +133,33 @@ class LayerwiseKernel:
         factors : dict of str to list of Factors
             The gradients of a layer are those of its factors, one after another.
         """
-        result: dict[str, list[Factors]] = {}
         f = output_matrix(output)
-        for (layer, a, _), D in zip(tape.calls, self._output_gradients(f, tape, V)):
-            if D is None:
-                continue
-            name, rule, weight, bias = self._ruled[layer]
-            A, D = rule(layer, a, D)
-            factors = Factors.of(A if weight else None, D, bias, separate)
-            result.setdefault(name, []).append(factors)
+        calls: dict[nn.Module, list] = {}
+        at = [edge for _, _, edge in tape.calls]
+        gradients = output_gradients(f, at, V, self._plan.batched) if at else []
+        for (layer, a, _), D in zip(tape.calls, gradients):
+            if D is not None:
+                _, rule, weight, bias = self._ruled[layer]
+                pair = rule(layer, promoted(a), promoted(D), weight, bias)
+                calls.setdefault(layer, []).append(pair)
+        result: dict[str, list[Factors]] = {}
+        for layer, pairs in calls.items():
+            name, _, _, bias = self._ruled[layer]
+            A, D = _joined(pairs)
+            n_inputs = getattr(layer, "num_embeddings", 0)
+            result[name] = [Factors.of(A, D, bias, separate, n_inputs)]
         for name, parameters in self._fallback.items():
-            G = per_sample_gradients(self.module, tape.X, V, parameters)
-            result.setdefault(name, []).extend(
-                Factors.of(None, g.transpose(0, 1).flatten(2), True, separate) for g in G.values()
-            )
+            X, strategy = tape.samples, self._plan.strategy
+            G = per_sample_gradients(self.module, X, V, parameters, strategy).values()
+            result.setdefault(name, []).extend(Factors.of_gradients(g, separate) for g in G)
         return result
 
-    @staticmethod
-    def _output_gradients(f: Tensor, tape: Tape, V: Tensor) -> Sequence[Tensor | None]:
-        if not tape.calls:
-            return []
-        edges = [edge for _, _, edge in tape.calls]
-        differentiable = torch.is_grad_enabled()
-        options = {"create_graph": differentiable, "retain_graph": True, "allow_unused": True}
-        if len(V) > 1:
-            return torch.autograd.grad(f, edges, V, is_grads_batched=True, **options)
-        gradients = torch.autograd.grad(f, edges, V[0], **options)
-        return [None if D is None else D.unsqueeze(0) for D in gradients]
+
+def _joined(pairs: list[tuple[Tensor | None, Tensor]]) -> tuple[Tensor | None, Tensor]:
+    """Sum of the gradients of several calls of one layer: further positions."""
+    if len(pairs) == 1:
+        return pairs[0]
+    if pairs[0][0] is None:
+        return None, torch.stack([D for _, D in pairs]).sum(0)
+    A = [A if D.dim() == 4 or A is None else A[:, None] for A, D in pairs]
+    return torch.cat(A, 1), torch.cat([D if D.dim() == 4 else D[:, :, None] for _, D in pairs], 2)

@@ -1,21 +1,26 @@
-"""Which layers have a rule, found by running two samples through the module."""
+"""Which layers have a rule, found by running one and two samples through the module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.gram._layers import check_samples_apart, parameter_layers
+from sklearn_mgs.gram._backends import twice_differentiable
+from sklearn_mgs.gram._jacobian import choose_strategy
+from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
+from sklearn_mgs.gram._outputs import directions, output_matrix
 from sklearn_mgs.gram._rules import find_rule
+from sklearn_mgs.gram._samples import Samples, apply, repeated_first
 
-__all__ = ["Plan", "evaluating", "make_plan"]
+__all__ = ["Plan", "make_plan", "output_gradients"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """How each trainable parameter's gradients are found; plain data.
 
@@ -25,83 +30,136 @@ class Plan:
         Layers with a rule, and the local names of the parameters that it covers.
     fallback : dict of str to str
         Full names of the other parameters, and why no rule covers them.
+    strategy : {"shared", "expanded", "loop"}
+        How the gradients of those are found, see `per_sample_gradients`.
+    batched : bool
+        Whether one backward pass takes all directions at once.
     """
 
     ruled: dict[str, list[str]] = field(default_factory=dict)
     fallback: dict[str, str] = field(default_factory=dict)
+    strategy: str = "shared"
+    batched: bool = True
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put the module in evaluation mode; afterwards each submodule is as it was."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
-def make_plan(module: nn.Module, X: Tensor) -> Plan:
+def make_plan(module: nn.Module, X: Samples) -> Plan:
     """Sort the trainable parameters by whether a rule covers them.
 
-    A rule holds where the layer sees one row for each sample, in the order of the samples; so
-    one and then two samples are run through the module, in evaluation mode, to look.
+    A rule holds where a layer sees one row for each sample, in the order of the samples; so one
+    and then two samples are run through the module, in evaluation mode, to look.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    X : Tensor of shape (n_samples, ...), or a tuple or dict of such
+        The samples, of which the first is used.
+
+    Returns
+    -------
+    plan : Plan
+
+    Raises
+    ------
+    ValueError
+        If the module has no trainable parameters, or its samples interact.
     """
     layers = parameter_layers(module)
     check_samples_apart(module)
-    owners = _owners(module)
-    calls = [_shapes(module, list(layers), X[:1].expand(n, *X.shape[1:])) for n in (1, 2)]
+    runs = [_Run(module, list(layers), repeated_first(X, n)) for n in (1, 2)]
+    owners = Counter(
+        id(p) for m in module.modules() for p in m._parameters.values() if p is not None
+    )
+    named = dict(module.named_parameters())
     plan = Plan()
     for name, parameters in layers.items():
-        layer = module.get_submodule(name)
-        why = _why_no_rule(layer, calls[0][name], calls[1][name])
+        why = _why_no_rule(module.get_submodule(name), *(run.calls[name] for run in runs))
         for parameter in parameters:
-            local = parameter.rpartition(".")[2]
-            shared = "" if owners[parameter] == 1 else "the parameter is shared by two layers"
+            shared = owners[id(named[parameter])] > 1
             if why or shared:
-                plan.fallback[parameter] = why or shared
+                plan.fallback[parameter] = why or "the parameter belongs to several layers"
             else:
-                plan.ruled.setdefault(name, []).append(local)
+                plan.ruled.setdefault(name, []).append(parameter.rpartition(".")[2])
+    plan.batched = runs[1].takes_batched_directions(plan.ruled)
+    if plan.fallback:
+        plan.strategy = choose_strategy(module, X, list(plan.fallback))
     return plan
 
 
-def _owners(module: nn.Module) -> dict[str, int]:
-    """Count the modules that own each parameter."""
-    first: dict[int, str] = {}
-    count: dict[str, int] = {}
-    for prefix, owner in module.named_modules():
-        for local, parameter in owner.named_parameters(prefix, recurse=False):
-            name = first.setdefault(id(parameter), local)
-            count[name] = count.get(name, 0) + 1
-    return count
+class _Run:
+    """A forward pass: the input and output of each call of the named layers."""
 
+    def __init__(self, module: nn.Module, names: list[str], X: Samples):
+        self.calls: dict[str, list[tuple[Tensor, Tensor] | None]] = {name: [] for name in names}
+        handles = [
+            module.get_submodule(name).register_forward_hook(self._hook(name), with_kwargs=True)
+            for name in names
+        ]
+        try:
+            # With gradients enabled, or attention takes a short cut past its own layers.
+            with evaluating(module), torch.enable_grad():
+                self.output = output_matrix(_guarded(module, X))
+        finally:
+            for handle in handles:
+                handle.remove()
 
-def _shapes(module: nn.Module, names: list[str], X: Tensor) -> dict[str, list]:
-    """Shapes of the inputs and outputs of each call of the named layers."""
-    calls: dict[str, list] = {name: [] for name in names}
-
-    def hook(name):
+    def _hook(self, name: str):
         def record(layer, args, kwargs, output):
-            inputs = [*args, *kwargs.values()]
-            ok = len(args) == 1 and all(isinstance(t, Tensor) for t in (*inputs, output))
-            calls[name].append((args[0].shape, output.shape) if ok else None)
+            usual = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            usual = usual and isinstance(output, Tensor)
+            self.calls[name].append((args[0], output) if usual else None)
 
         return record
 
-    handles = [
-        module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
-        for name in names
-    ]
-    try:
-        # With gradients enabled, or attention takes a short cut past its own layers.
-        with evaluating(module), torch.enable_grad():
-            module(X)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    def takes_batched_directions(self, names) -> bool:
+        """Whether a pass for all directions at once gives what one for each does.
+
+        Their gradients are compared too: under vmap a layer normalisation's are wrong.
+        """
+        outputs = [call[1] for name in names for call in self.calls[name] if call]
+        V = directions(self.output.detach(), "all")
+        if len(V) == 1 or not outputs:
+            return True
+        want = self._with_gradients(outputs, V, batched=False)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # vmap warns where it is no faster
+                got = self._with_gradients(outputs, V, batched=True)
+        except (RuntimeError, UserWarning, NotImplementedError):
+            return False
+        return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(got, want))
+
+    @torch.enable_grad()
+    def _with_gradients(self, outputs, V: Tensor, batched: bool) -> list[Tensor]:
+        D = [d for d in output_gradients(self.output, outputs, V, batched) if d is not None]
+        total = sum(d.square().sum() for d in D) + 0 * self.output.sum()
+        return D + list(
+            torch.autograd.grad(total, outputs, retain_graph=True, materialize_grads=True)
+        )
+
+
+def output_gradients(f: Tensor, at, V: Tensor, batched: bool) -> list[Tensor | None]:
+    """Gradients of v·f at each of `at` for the directions v of V (k, n, c), with a leading k."""
+    options = {
+        "create_graph": torch.is_grad_enabled(),
+        "retain_graph": True,
+        "allow_unused": True,
+    }
+    if len(V) == 1:
+        D = torch.autograd.grad(f, at, V[0], **options)
+        return [d if d is None else d.unsqueeze(0) for d in D]
+    if batched:
+        return list(torch.autograd.grad(f, at, V, is_grads_batched=True, **options))
+    rows = [torch.autograd.grad(f, at, v, **options) for v in V]
+    return [None if D[0] is None else torch.stack(D) for D in zip(*rows)]
+
+
+def _guarded(module: nn.Module, X: Samples):
+    """Forward pass that can be differentiated twice."""
+    with ExitStack() as stack:
+        for context in twice_differentiable(module):
+            stack.enter_context(context())
+        return apply(module, X)
 
 
 def _why_no_rule(layer: nn.Module, one: list, two: list) -> str:
@@ -111,13 +169,12 @@ def _why_no_rule(layer: nn.Module, one: list, two: list) -> str:
     if not set(layer._parameters) <= {"weight", "bias"}:
         return f"{type(layer).__name__} is reparametrised"
     if not one:
-        return "the layer is never called: its owner uses the parameters directly"
-    if len(one) != 1 or len(two) != 1 or None in one:
+        return "the layer is never called: its owner uses the parameters itself"
+    if len(one) != len(two) or None in one:
         return "the layer's calls are irregular"
-    if len(one[0][0]) != 2:
-        return "its input has positions"
-    for shapes1, shapes2 in zip(one, two):
-        for s1, s2 in zip(shapes1, shapes2):
-            if (*s1[:1], *s2[:1]) != (1, 2) or s1[1:] != s2[1:]:
-                return f"its rows are not the samples: {tuple(s1)} for one, {tuple(s2)} for two"
+    for tensors in zip(one, two):
+        for t1, t2 in zip(*tensors):
+            if (*t1.shape[:1], *t2.shape[:1]) != (1, 2) or t1.shape[1:] != t2.shape[1:]:
+                shapes = f"{tuple(t1.shape)} for one, {tuple(t2.shape)} for two"
+                return f"its rows are not the samples: {shapes}"
     return ""

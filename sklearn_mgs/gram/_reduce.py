@@ -96,10 +96,14 @@ def repeated_logdet(K: Tensor, sample_weight: Tensor, jitter: float) -> Tensor:
     """Metric "logdet" of the kernel in which sample i stands ``w_i`` times, from the weighted one.
 
     Of the ``N = sum(w)`` eigenvalues of the repeated kernel all but n are zero, so that
-    ``N logdet = log det(K + δ I) + (N - n) log δ`` with ``δ = ε tr(K)/N``.
+    ``N logdet = log det(K + δ I) + (N - n) log δ`` with ``δ = ε tr(K)/N``. Weights whose mean,
+    zeros left out, is below 1 are scaled up to it: no kernel has a part of an eigenvalue.
     """
-    n, N = K.shape[-1], sample_weight.sum()
-    shift = jitter * K.diagonal().sum() / N + torch.finfo(K.dtype).tiny
+    n, total = K.shape[-1], sample_weight.sum()
+    N = torch.maximum(total, (sample_weight > 0).sum()).clamp_min(1.0)
+    tiny = torch.finfo(K.dtype).tiny
+    K = K * (N / total.clamp_min(tiny))
+    shift = jitter * K.diagonal().sum() / N + tiny
     eye = torch.eye(n, dtype=K.dtype, device=K.device)
     L, _ = torch.linalg.cholesky_ex(K + shift * eye, check_errors=False)
     return (2 * L.diagonal().log().sum() + (N - n) * shift.log()) / N

@@ -36,8 +36,15 @@ def linear_gram(
     K = D @ D2.mT
     if A is None:
         return K
-    inputs = A @ A2.mT
+    inputs = _inner(A, A2)
     return K * (inputs + 1 if bias else inputs)
+
+
+def _inner(A: Tensor, B: Tensor) -> Tensor:
+    """Inner products of rows; an integer (..., n) stands for its one-hot row."""
+    if A.is_floating_point():
+        return A @ B.mT
+    return A[..., :, None] == B[..., None, :]
 
 
 def linear_trace(A: Tensor | None, D: Tensor, bias: bool = True) -> Tensor:
@@ -61,59 +68,131 @@ def linear_trace(A: Tensor | None, D: Tensor, bias: bool = True) -> Tensor:
     return squares * (inputs + 1 if bias else inputs)
 
 
-def promoted(dtype: torch.dtype) -> torch.dtype:
-    """At least float32: the type in which kernels are accumulated."""
-    return torch.promote_types(dtype, torch.float32)
+def promoted(X: Tensor) -> Tensor:
+    """At least float32, in which kernels are accumulated; integers stay."""
+    return X.float() if X.dtype in (torch.float16, torch.bfloat16) else X
 
 
 @dataclass
 class Factors:
-    """Per-sample gradients of some parameters: outer products d aᵀ and d, or d alone.
+    """Per-sample gradients of a layer: sums over positions of d aᵀ and d, or whole.
 
     Attributes
     ----------
-    A : Tensor of shape (n, in) or None
-        Inputs; None if `D` holds whole gradients.
-    D : Tensor of shape (n, out)
+    A : Tensor of shape (n, in) or (n, T, in), integer of shape (n, T), or None
+        Inputs; integers stand for one-hot rows; None if `D` holds whole gradients.
+    D : Tensor of shape (n, out) or (n, T, out)
         Output gradients, or whole gradients.
     bias : bool
         Whether d is a gradient too, beside d aᵀ.
+    n_inputs : int
+        Length of the rows of `A`.
     """
 
     A: Tensor | None
     D: Tensor
     bias: bool = True
+    n_inputs: int = 0
 
     @classmethod
-    def of(cls, A: Tensor | None, D: Tensor, bias: bool, separate: bool) -> Factors:
+    def of(cls, A: Tensor | None, D: Tensor, bias: bool, separate: bool, n_inputs: int = 0):
         """Put the k directions of `D` (k, n, ...) side by side, or in rows of their own."""
-        D = D.to(promoted(D.dtype))
-        A = A if A is None else A.to(promoted(A.dtype))
+        if A is not None and A.is_floating_point():
+            n_inputs = A.shape[-1]
         k = len(D)
         if k == 1:
-            return cls(A, D.squeeze(0), bias)
+            return cls(A, D.squeeze(0), bias, n_inputs)
         if separate:
             A = A if A is None else A.repeat_interleave(k, 0)
-            return cls(A, D.transpose(0, 1).flatten(0, 1), bias)
-        return cls(A, D.movedim(0, -2).flatten(-2), bias)
+            return cls(A, D.transpose(0, 1).flatten(0, 1), bias, n_inputs)
+        return cls(A, D.movedim(0, -2).flatten(-2), bias, n_inputs)
+
+    @classmethod
+    def of_gradients(cls, G: Tensor, separate: bool) -> Factors:
+        """Whole gradients of a parameter, of shape (n, k, ...)."""
+        return cls.of(None, promoted(G.transpose(0, 1).flatten(2)), False, separate)
 
     def gram(self, other: Factors | None = None) -> Tensor:
         """Inner products with the gradients of `other`, by default of the same samples."""
-        return linear_gram(
-            self.A, self.D, self.bias, None if other is None else (other.A, other.D)
-        )
+        other = self if other is None else other
+        if self.D.dim() == 2:
+            return linear_gram(self.A, self.D, self.bias, (other.A, other.D))
+        (n, T), (m, S) = self.D.shape[:2], other.D.shape[:2]
+        if self._whole_is_cheaper(n * T * m * S, n * T + m * S, n * m):
+            return self.whole().gram(other.whole())
+        rows = [(f.A.flatten(0, 1), f.D.flatten(0, 1)) for f in (self, other)]
+        return linear_gram(*rows[0], self.bias, rows[1]).view(n, T, m, S).sum((1, 3))
 
     def squares(self) -> Tensor:
         """Squared norms, of shape (n,)."""
-        return linear_trace(self.A, self.D, self.bias)
+        if self.D.dim() == 2:
+            return linear_trace(self.A, self.D, self.bias)
+        n, T = self.D.shape[:2]
+        if self._whole_is_cheaper(n * T * T, n * T, n):
+            return self.whole().squares()
+        return linear_gram(self.A, self.D, self.bias).sum((1, 2))
+
+    def _whole_is_cheaper(self, pairs: int, rows: int, products: int) -> bool:
+        """Compare inner products of pairs of rows with forming gradients and their products."""
+        inner, o = self._inner_cost, self.D.shape[-1]
+        return pairs * (inner + o) > (rows * inner + products * self.n_inputs) * o
+
+    @property
+    def _inner_cost(self) -> int:
+        """Operations of an inner product of two rows of A."""
+        return self.n_inputs if self.A is not None and self.A.is_floating_point() else 1
+
+    def whole(self) -> Factors:
+        """Return the gradients themselves."""
+        D = self.D
+        if self.A.is_floating_point():
+            G = (D.mT @ self.A).flatten(1)
+        else:
+            index = self.A[..., None].expand_as(D)
+            G = D.new_zeros(len(D), self.n_inputs, D.shape[-1]).scatter_add(1, index, D).flatten(1)
+        return Factors(None, torch.cat([G, D.sum(1)], 1) if self.bias else G)
+
+    def combine(self, S: Tensor) -> Tensor:
+        """Sums Σ_i S_iq g_i of gradients, of shape (q, p), for `S` of shape (n, q)."""
+        if self.A is None:
+            return S.mT @ self.D
+        A, D, S = self._rows(S)
+        if A.is_floating_point():
+            sums = torch.einsum("rq,ro,ri->qoi", S, D, A)
+        else:
+            sums = D.new_zeros(S.shape[1], self.n_inputs, D.shape[1])
+            sums = sums.index_add(1, A, S.mT[:, :, None] * D)
+        sums = sums.flatten(1)
+        return torch.cat([sums, S.mT @ D], 1) if self.bias else sums
+
+    def project(self, U: Tensor) -> Tensor:
+        """Inner products <g_i, u_q> with vectors `U` (q, p) laid out as by `combine`, (n, q)."""
+        if self.A is None:
+            return self.D @ U.mT
+        A, D, _ = self._rows()
+        o = D.shape[1]
+        if A.is_floating_point():
+            inner = torch.einsum("ri,qoi->rqo", A, U[:, : o * self.n_inputs].unflatten(1, (o, -1)))
+        else:
+            inner = U[:, : o * self.n_inputs].unflatten(1, (-1, o))[:, A].transpose(0, 1)
+        if self.bias:
+            inner = inner + U[:, -o:]
+        return torch.einsum("rqo,ro->rq", inner, D).view(len(self.D), -1, len(U)).sum(1)
+
+    def _rows(self, S: Tensor | None = None) -> tuple:
+        """Factors, and the samples' weights beside them, with positions as rows."""
+        A, D = self.A, self.D
+        if D.dim() == 2:
+            return A, D, S
+        if S is not None:
+            S = S.repeat_interleave(D.shape[1], 0)
+        return A.flatten(0, 1), D.flatten(0, 1), S
 
     def combined_squares(self, S: Tensor) -> Tensor:
         """Sum over the columns of `S` (n, q) of the squared norm of Σ_i S_iq g_i."""
-        n, q = S.shape
-        if self.A is None:
-            return (S.mT @ self.D).square().sum()
-        fan_in, fan_out = self.A.shape[-1], self.D.shape[-1]
-        if n * (fan_in + fan_out) < q * fan_in * fan_out:
+        q = S.shape[1]
+        rows = self.D[..., 0].numel()
+        inner, o = self._inner_cost, self.D.shape[-1]
+        if self.A is not None and rows * (inner + o) < q * inner * o:
             return (self.gram() * (S @ S.mT)).sum()
-        sums = torch.einsum("nq,no,ni->qoi", S, self.D, self.A).square().sum()
-        return sums + (S.mT @ self.D).square().sum() if self.bias else sums
+        return self.combine(S).square().sum()

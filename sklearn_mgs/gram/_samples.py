@@ -1,0 +1,69 @@
+"""Samples as a tensor, or as a tuple or dict of tensors for a module of several inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+__all__ = [
+    "Samples",
+    "apply",
+    "batch_of_one",
+    "n_samples",
+    "repeated_first",
+    "samples_of_call",
+    "take",
+]
+
+Samples: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+
+
+def _map(f: Callable[[Tensor], Tensor], X: Samples) -> Samples:
+    if isinstance(X, Tensor):
+        return f(X)
+    if isinstance(X, Mapping):
+        return {name: f(x) for name, x in X.items()}
+    return tuple(f(x) for x in X)
+
+
+def _first(X: Samples) -> Tensor:
+    return X if isinstance(X, Tensor) else next(iter(X.values() if isinstance(X, Mapping) else X))
+
+
+def n_samples(X: Samples) -> int:
+    """Count the samples."""
+    return len(_first(X))
+
+
+def take(X: Samples, part: slice) -> Samples:
+    """Some of the samples."""
+    return _map(lambda x: x[part], X)
+
+
+def repeated_first(X: Samples, n: int) -> Samples:
+    """Return the first sample n times."""
+    return _map(lambda x: x[:1].expand(n, *x.shape[1:]), X)
+
+
+def batch_of_one(X: Samples) -> Samples:
+    """Give one sample, without its leading dimension, that dimension back."""
+    return _map(lambda x: x[None], X)
+
+
+def apply(module: Callable, X: Samples):
+    """Call the module: a tuple is its positional arguments, a dict its keywords."""
+    if isinstance(X, Tensor):
+        return module(X)
+    return module(**X) if isinstance(X, Mapping) else module(*X)
+
+
+def samples_of_call(args: tuple, kwargs: dict) -> Samples:
+    """Samples that a module was called with, the inverse of `apply`."""
+    if args and kwargs:
+        raise ValueError(
+            "A module with a layer that has no closed form must be called with positional or "
+            f"with keyword arguments; got {len(args)} of the one and {sorted(kwargs)}."
+        )
+    return kwargs or (args[0] if len(args) == 1 else args)
