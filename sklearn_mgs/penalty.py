@@ -205,7 +205,9 @@ class MGSPenalty:
         B = membership(f.new_empty(n), self.centered, targets, max(2, f.shape[1]))
         if self.metric == "trace":
             total = spread(factors, self.layer_weights_, B, sample_weight)
-            return total / (n if sample_weight is None else _positive(sample_weight.sum()))
+            if sample_weight is None:
+                return total / n
+            return total / sample_weight.sum().clamp_min(torch.finfo(total.dtype).tiny)
         K = weighted_gram(gram(factors, self.layer_weights_), B, sample_weight)
         if sample_weight is not None:
             return repeated_logdet(K, sample_weight, self.jitter).exp()
