@@ -87,24 +87,25 @@ class MLPNet(NeuralNet):
         Returns
         -------
         step : dict
-            ``loss`` (data loss), ``mgs_penalty`` (None where it is off), ``weights`` (half the
-            squared norm that `alpha` multiplies, None where it is zero), ``y_pred``.
+            ``loss`` (data loss), ``mgs_penalty`` (None where it is off), ``squared_norm`` (of the
+            weights, None where `alpha` is zero), ``y_pred``.
         """
-        for p in self.module_.parameters():
+        regularizer, optimizer = self.regularizer, self.optimizer_
+        for p in optimizer.param_groups[0]["params"]:
             p.grad = None
         step = self.train_step_single(batch)
         if self.grad_listeners_:
             named = list(self.module_.named_parameters())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        self.regularizer.before_step(batch.weight_sum)
-        self.optimizer_.step()
-        learning_rate = self.optimizer_.param_groups[0]["lr"]
-        self.regularizer.after_step(learning_rate, batch.weight_sum)
+        with torch.no_grad():
+            regularizer.before_step(batch.weight_sum)
+            optimizer.step()
+            regularizer.after_step(optimizer.param_groups[0]["lr"], batch.weight_sum)
         return step
 
     def train_step_single(self, batch: Batch, **fit_params):
         """Forward and backward pass of one mini-batch."""
-        norm = self.regularizer.half_squared_norm()
+        norm = self.regularizer.squared_norm()
         if self.regularizer.coherence is None:
             terms = self.criterion_(self.module_, batch)
             terms.total.backward()
@@ -113,7 +114,7 @@ class MLPNet(NeuralNet):
         return {
             "loss": terms.data_loss.detach(),
             "mgs_penalty": None if terms.mgs_penalty is None else terms.mgs_penalty.detach(),
-            "weights": norm,
+            "squared_norm": norm,
             "y_pred": terms.outputs,
         }
 
@@ -188,8 +189,9 @@ class _EpochSums:
 
     def add(self, batch: Batch, step: dict, alpha: float) -> None:
         self._append("train_loss", step["loss"], batch.n_samples)
-        if step["weights"] is not None:
-            self._append("l2", step["weights"], batch.n_samples * alpha / batch.weight_sum)
+        if step["squared_norm"] is not None:
+            weight = batch.n_samples * alpha / 2 / batch.weight_sum
+            self._append("l2", step["squared_norm"], weight)
         if step["mgs_penalty"] is not None:
             self._append("mgs_penalty", step["mgs_penalty"], batch.n_samples)
 

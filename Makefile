@@ -1,0 +1,51 @@
+# The doors of the project. Each makes its own environment where it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# One test process per core, one thread each: more would only wait for one another.
+JOBS ?= 2
+
+.PHONY: demo test test-oldest lint bench docs evidence clean
+
+demo: $(VENV)/demo.stamp  ## fit, search and compare on real data
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test.stamp  ## all tests, documentation examples included
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(JOBS) -q
+
+test-oldest: .venv-oldest/test.stamp  ## the same on the oldest supported scikit-learn and skorch
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 .venv-oldest/bin/python -m pytest -n $(JOBS) -q
+
+lint: $(VENV)/lint.stamp  ## format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp  ## the tables of speed and memory
+	$(BIN)/python benchmarks/fit_speed.py
+	$(BIN)/python benchmarks/penalty_cost.py
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e ".[plot]"
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/lint.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e ".[test,lint]"
+	touch $@
+
+.venv-oldest/test.stamp: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-oldest.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest build dist docs/_build out
