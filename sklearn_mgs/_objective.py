@@ -49,7 +49,10 @@ def poisson(outputs: Tensor, y: Tensor, weight: Tensor | None, smoothing: float)
 
 
 def _average(losses: Tensor, weight: Tensor | None) -> Tensor:
-    return losses.mean() if weight is None else torch.dot(losses, weight) / weight.sum()
+    """Weighted mean; zero of samples without any weight."""
+    if weight is None:
+        return losses.mean()
+    return torch.dot(losses, weight) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
