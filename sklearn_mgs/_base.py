@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from skorch.history import History
 from torch import Tensor, nn
@@ -36,6 +38,15 @@ CALIBRATION_SAMPLES = 256
 PREDICTION_ROWS = 8192
 """Samples that go through the network at once when predicting: bounds the memory."""
 
+_CURVES = {
+    "loss_curve_": [],
+    "best_loss_": None,
+    "validation_scores_": None,
+    "best_validation_score_": None,
+    "_no_improvement_count": 0,
+}
+"""What the stochastic solvers record, before the first epoch."""
+
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator):
     """Multilayer perceptron trained by a skorch net that it holds as ``net_``."""
@@ -45,70 +56,60 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
     # ------------------------------------------------------------------ fitting
 
     def _fit(self, X, y, sample_weight=None, validation=None, incremental=False):
+        given = {"X": X, "y": y, "sample_weight": sample_weight}
+        with unchanged_on_error(self):
+            samples, validation, seed = self._prepare(
+                **given, validation=validation, incremental=incremental
+            )
+        tasks = nullcontext() if incremental else EpochTasks(self, **given)
+        with private_rng(seed, samples.device), tasks:
+            if self.solver == "lbfgs":
+                self._solve_lbfgs(samples)
+            else:
+                self._solve_stochastic(samples, validation, incremental)
+        return self
+
+    def _prepare(self, X, y, sample_weight, validation, incremental):
+        """All that comes before the training: what is wrong with the input shows here."""
         self._validate_params()
         check_combinations(self, validation is not None)
         device = resolve_device(self.device)
         first_pass = not hasattr(self, "net_") or (not self.warm_start and not incremental)
-        data = {"X": X, "y": y}
-        data["metadata"] = None if sample_weight is None else {"sample_weight": sample_weight}
         X, y, targets = self._validate_input(X, y, incremental, reset=first_pass)
         sample_weight = self._total_weight(sample_weight, X, y)
         if validation is not None:
-            validation = self._validate_validation_set(*validation)
+            validation = self._validate_validation_set(y, *validation)
         self._random_state = _own_random_state(self.random_state)
-        with private_rng(self._random_state, device):
-            if first_pass:
-                self._build(X, targets, device, incremental)
-            elif self._layer_units(X, targets) != self._units(self.module_):
-                raise ValueError(
-                    f"The network has layers {self._units(self.module_)}, the data and "
-                    f"hidden_layer_sizes ask for {self._layer_units(X, targets)}; set "
-                    f"warm_start=False to start anew."
-                )
-            tasks = EpochTasks(self, max_iter=self.max_iter + 1, **data)
-            self._train(X, y, targets, sample_weight, validation, incremental, tasks)
-            tasks.finish()
-        return self
-
-    def _train(self, X, y, targets, sample_weight, validation, incremental, tasks):
+        seed = int(_branch(self._random_state).randint(2**31 - 1))
+        if first_pass:
+            self._build(X, targets, device)
+        else:
+            self._check_same_network(X, targets)
         if incremental or not self.early_stopping or self.solver == "lbfgs":
             validation = None
         elif validation is None:
             X, targets, sample_weight, validation = self._split(X, y, targets, sample_weight)
-        net, module = self.net_, self.module_
-        parameter = next(module.parameters())
-        samples = Samples(
-            X,
-            as_targets(targets, parameter.dtype),
-            sample_weight,
-            device=parameter.device,
-            dtype=parameter.dtype,
-        )
-        if self.mgs_strength and net.criterion_.penalty is None:
-            net.criterion_.penalty = self._calibrated_penalty(samples, X, targets)
+        parameter = next(self.module_.parameters())
+        where = {"device": parameter.device, "dtype": parameter.dtype}
+        samples = Samples(X, as_targets(targets, parameter.dtype), sample_weight, **where)
+        self._prepare_penalty(samples, X, targets)
         self._prepare_net(incremental)
-        net.callbacks_ += [("sklearn_callbacks", tasks)] if tasks.watched else []
+        # With t_: the next call of `partial_fit` must not draw the same noise again.
+        return samples, validation, seed + self.t_
+
+    def _solve_stochastic(self, samples, validation, incremental):
+        net, module = self.net_, self.module_
+        n_batch = self._n_batch(len(samples))
+        batches = BatchIterator(samples, n_batch, self.shuffle, self._random_state)
+        self._start_curves(validation is not None)
+        net.after_epoch_ = after_epoch = AfterEpoch(self, len(samples), validation)
         try:
-            if self.solver == "lbfgs":
-                self._solve_lbfgs(net, samples)
-            else:
-                self._solve_stochastic(net, samples, validation, incremental)
+            net.partial_fit(batches, epochs=1 if incremental else self.max_iter)
         finally:
             net.after_epoch_ = None
-            net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb is not tasks]
-        module.eval()
-
-    def _solve_stochastic(self, net, samples, validation, incremental):
-        batches = BatchIterator(
-            samples, self._n_batch(len(samples)), self.shuffle, self._random_state
-        )
-        self.n_iter_ = 0
-        net.after_epoch_ = AfterEpoch(
-            self, len(samples), validation, last_finite=snapshot(self.module_)
-        )
-        net.partial_fit(batches, epochs=1 if incremental else self.max_iter)
+            module.eval()
         if validation is not None:
-            restore(self.module_, self._best_parameters)
+            restore(module, after_epoch.best)
         if not incremental and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
@@ -116,29 +117,47 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                 ConvergenceWarning,
             )
 
-    def _solve_lbfgs(self, net, samples):
-        net.notify("on_train_begin", X=samples, y=None)
+    def _start_curves(self, watches: bool) -> None:
+        """Begin the records that no earlier fit has begun."""
+        self.n_iter_ = 0
+        for name, value in _CURVES.items():
+            self.__dict__.setdefault(name, copy.copy(value))
+        if watches and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -np.inf
+        elif not watches and self.best_loss_ is None:
+            self.best_loss_ = np.inf
+
+    def _solve_lbfgs(self, samples):
+        net, module = self.net_, self.module_
+        start = snapshot(module)
         batch = samples.batch(slice(0, len(samples)))
+        net.notify("on_train_begin", X=samples, y=None)
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
-        self.n_iter_ = minimize_lbfgs(net, batch, samples, self.alpha, options)
+        try:
+            self.n_iter_ = minimize_lbfgs(net, batch, samples, self.alpha, options)
+        finally:
+            module.eval()
         with torch.no_grad():
-            loss = net.criterion_.data_loss(self.module_(batch.X), batch).item()
+            loss = net.criterion_.data_loss(module(batch.X), batch).item()
         squares = sum(float((c**2).sum()) for c in self.coefs_)
         self.loss_ = self._reported_loss(
             {"train_loss": loss, "l2": self.alpha / 2 / batch.weight_sum * squares}
         )
         net.notify("on_train_end", X=samples, y=None)
         if not np.isfinite(self.loss_):
+            restore(module, start)
             raise ValueError(
-                "Solver produced non-finite parameter weights. Scale the input data, or lower the "
-                "regularisation strengths."
+                f"Solver produced non-finite parameter weights or losses: training loss "
+                f"{self.loss_}. The parameters from before the fit are kept. Scale the input "
+                f"data, or lower the regularisation strengths."
             )
 
     # ----------------------------------------------------------------- building
 
-    def _build(self, X, targets, device, incremental):
-        """Make a new network with scikit-learn's initial weights, and reset the attributes."""
-        units = self._layer_units(X, targets)
+    def _build(self, X, targets, device):
+        """Make a new network with scikit-learn's initial weights, and forget the old records."""
+        self._network = self._asked_network(X, targets)
+        units = self._network["layers"]
         dtype = X.dtype if self.dtype == "auto" else np.dtype(self.dtype)
         torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
         module = MLP(units, self.activation, self.dropout, torch_dtype)
@@ -146,14 +165,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         self.n_iter_, self.t_ = 0, 0
         self.n_layers_, self.n_outputs_ = len(units), units[-1]
         self.out_activation_ = self._out_activation()
-        self._best_parameters = snapshot(module)
-        if self.solver != "lbfgs":
-            self.loss_curve_ = []
-            self._no_improvement_count = 0
-            watches = self.early_stopping and not incremental
-            self.validation_scores_ = [] if watches else None
-            self.best_validation_score_ = -np.inf if watches else None
-            self.best_loss_ = None if watches else np.inf
+        for name in _CURVES:
+            self.__dict__.pop(name, None)
         self.net_ = MLPNet(
             module,
             Objective(self._loss_name()),
@@ -162,6 +175,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             verbose=int(self.verbose),
             callbacks=[_clone_callback(cb) for cb in self.callbacks or []],
         ).initialize()
+
+    def _asked_network(self, X, targets) -> dict:
+        """What the parameters and the data say of the network."""
+        units = self._layer_units(X, targets)
+        return {"layers": units, "activation": self.activation, "dropout": self.dropout}
+
+    def _check_same_network(self, X, targets) -> None:
+        asked = self._asked_network(X, targets)
+        if asked != self._network:
+            raise ValueError(
+                f"Training can't go on with a network of {self._network} where the data and the "
+                f"parameters ask for {asked}; set warm_start=False and fit to start anew."
+            )
 
     def _prepare_net(self, incremental):
         """Write the present parameters into the net: they may change between warm starts."""
@@ -180,22 +206,25 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
             net.start(self.solver, self._solver_options())
 
-    def _calibrated_penalty(self, samples, X, targets) -> MGSPenalty:
-        """Penalty in units of its value at the present, initial weights."""
+    def _prepare_penalty(self, samples, X, targets) -> None:
+        """Measure the penalty's unit at the present weights, unless the net has that penalty."""
+        options = {
+            "metric": self.mgs_metric,
+            "outputs": self._mgs_outputs(),
+            "layers": self.mgs_layers,
+            "centered": self.mgs_centered,
+        }
+        objective = self.net_.criterion_
+        if not self.mgs_strength or _has_attributes(objective.penalty, options):
+            return
         index = np.arange(len(samples))
         if len(samples) > CALIBRATION_SAMPLES:
             keys = content_keys(X, targets, _branch(self._random_state))
             index = choose_distinct(keys, CALIBRATION_SAMPLES)
         batch = samples.batch(index)
-        targets = mgs_targets(self._loss_name(), batch.y)
-        penalty = MGSPenalty(
-            metric=self.mgs_metric,
-            outputs=self._mgs_outputs(),
-            layers=self.mgs_layers,
-            centered=self.mgs_centered,
-        )
-        penalty.calibrate(self.module_, batch.X, targets, batch.sample_weight)
-        return penalty
+        targets = mgs_targets(objective.loss, batch.y)
+        penalty = MGSPenalty(**options)
+        objective.penalty = penalty.calibrate(self.module_, batch.X, targets, batch.sample_weight)
 
     def _mgs_outputs(self) -> str:
         """The reduction of outputs that "auto" stands for."""
@@ -233,11 +262,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         return [X.shape[1], *map(int, hidden), self._n_outputs(targets)]
 
-    @staticmethod
-    def _units(module: MLP) -> list[int]:
-        linears = module.linears
-        return [linears[0].in_features, *(m.out_features for m in linears)]
-
     def _n_batch(self, n_samples: int) -> int:
         if self.batch_size == "auto":
             return min(200, n_samples)
@@ -256,14 +280,32 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             return None
         return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
-    def _validate_validation_set(self, X_val, y_val, sample_weight_val) -> ValidationSet:
-        X_val = validate_data(
-            self, X_val, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+    def _validate_validation_set(self, y, X_val, y_val, sample_weight_val) -> ValidationSet:
+        """Check that the set is of the training set's kind; `y` is the training set's."""
+        X_val, y_val = validate_data(
+            self,
+            X_val,
+            y_val,
+            accept_sparse="csr",
+            multi_output=True,
+            y_numeric=not is_classifier(self),
+            dtype=(np.float64, np.float32),
+            reset=False,
         )
-        y_val = np.asarray(y_val)
-        check_consistent_length(X_val, y_val)
+        if y_val.ndim == 2 and y_val.shape[1] == 1:
+            y_val = column_or_1d(y_val, warn=True)
+        if y_val.shape[1:] != y.shape[1:]:
+            raise ValueError(
+                f"y_val must have the outputs of y: got shapes {y_val.shape} and {y.shape}."
+            )
+        if is_classifier(self) and len(np.setdiff1d(unique_labels(y_val), self.classes_)):
+            raise ValueError(
+                f"y_val has classes that y has not: {unique_labels(y_val)} and {self.classes_}."
+            )
         if sample_weight_val is not None:
-            sample_weight_val = _check_sample_weight(sample_weight_val, X_val)
+            sample_weight_val = _check_sample_weight(
+                sample_weight_val, X_val, dtype=np.float64, ensure_non_negative=True
+            )
         return ValidationSet(X_val, y_val, sample_weight_val)
 
     def _split(self, X, y, targets, sample_weight):
@@ -290,9 +332,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
     def _outputs(self, X, check_input=True) -> np.ndarray:
         """Outputs after the output activation, shape (n_samples, n_outputs)."""
         if check_input:
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        if issparse(X):
-            X = X.tocsr()
+            X = validate_data(self, X, accept_sparse="csr", reset=False)
         module = self.module_
         training = module.training
         module.eval()
@@ -393,6 +433,22 @@ def as_targets(targets: np.ndarray, dtype: torch.dtype) -> Tensor:
     if targets.dtype.kind == "i" and targets.ndim == 1:
         return torch.as_tensor(targets, dtype=torch.int64)
     return as_tensor(targets, dtype, "cpu")
+
+
+@contextmanager
+def unchanged_on_error(estimator) -> Iterator[None]:
+    """Give the estimator its attributes back if the block raises."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def _has_attributes(thing, values: dict) -> bool:
+    return all(getattr(thing, name, None) == value for name, value in values.items())
 
 
 def _own_random_state(random_state):

@@ -76,10 +76,11 @@ def check_combinations(estimator, has_validation_set: bool) -> None:
             "mgs_layers='hidden' leaves out the output layer, and there is no other with "
             "hidden_layer_sizes=(); use mgs_layers='all'."
         )
-    if has_validation_set and not p.early_stopping:
+    if has_validation_set and (not p.early_stopping or p.solver == "lbfgs"):
         raise ValueError(
-            "X_val and y_val are only used for early stopping; set early_stopping=True, or do "
-            "not pass them."
+            f"X_val and y_val are only used for early stopping; set early_stopping=True with "
+            f"solver='adam' or 'sgd', or do not pass them. Got "
+            f"early_stopping={p.early_stopping}, solver={p.solver!r}."
         )
     if p.solver == "lbfgs":
         _check_lbfgs(p)

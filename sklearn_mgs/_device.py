@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,12 +40,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 @contextmanager
-def private_rng(random_state, device: torch.device) -> Iterator[None]:
-    """Seed torch from `random_state` inside the block, and leave torch as it was afterwards.
-
-    The seed is drawn from a copy: `random_state` itself is not advanced.
-    """
-    seed = int(copy.deepcopy(random_state).randint(2**31 - 1))
+def private_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the block, and leave its global generators as they were."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)

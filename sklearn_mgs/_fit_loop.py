@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,9 @@ class AfterEpoch:
     estimator: Any
     n_samples: int
     validation: ValidationSet | None = None
-    last_finite: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.last_finite = self.best = snapshot(self.estimator.module_)
 
     def __call__(self, net) -> bool:
         est = self.estimator
@@ -88,9 +90,7 @@ class AfterEpoch:
     def _count_no_improvement(self, net) -> None:
         est = self.estimator
         if self.validation is None:
-            # After a fit with early stopping, `partial_fit` finds no best loss.
-            best = np.inf if est.best_loss_ is None else est.best_loss_
-            value, sign = est.loss_, -1
+            value, best, sign = est.loss_, est.best_loss_, -1
         else:
             value, best, sign = self._validation_score(net), est.best_validation_score_, 1
         worse = value < best + est.tol if sign > 0 else value > best - est.tol
@@ -100,7 +100,7 @@ class AfterEpoch:
                 est.best_loss_ = value
             else:
                 est.best_validation_score_ = value
-                est._best_parameters = snapshot(net.module_)
+                self.best = self.last_finite
 
     def _validation_score(self, net) -> float:
         score = self.estimator._score_validation(self.validation)

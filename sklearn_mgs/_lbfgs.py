@@ -70,11 +70,11 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
     """
     objective = _FlatObjective(net, batch, alpha)
     datasets = {"dataset_train": samples, "dataset_valid": None}
-    iterate = start = objective.read()
+    n_iter, iterate = 0, objective.read()
 
     def after_iteration(vector: np.ndarray) -> None:
-        nonlocal iterate
-        iterate = vector.copy()
+        nonlocal n_iter, iterate
+        n_iter, iterate = n_iter + 1, vector.copy()
         net.notify("on_epoch_begin", **datasets)
         objective(iterate)
         objective.record()
@@ -84,7 +84,7 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
     try:
         result = scipy.optimize.minimize(
             objective,
-            start,
+            iterate,
             method="L-BFGS-B",
             jac=True,
             callback=after_iteration,
@@ -92,7 +92,7 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
         )
     except KeyboardInterrupt:  # a callback's, or the user's, word to stop
         objective.write(iterate)
-        return len(net.history)
+        return n_iter
     objective.write(result.x)
     if result.status != 0:
         warnings.warn(
@@ -100,7 +100,7 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
             f"{result.message}. Increase max_iter or max_fun, or scale the data.",
             ConvergenceWarning,
         )
-    return min(result.nit, options["maxiter"])
+    return result.nit
 
 
 def _flat(tensors) -> np.ndarray:

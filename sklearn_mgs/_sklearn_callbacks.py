@@ -22,32 +22,40 @@ __all__ = ["CallbackSupportMixin", "EpochTasks", "with_callbacks"]
 
 
 class EpochTasks(Callback):
-    """Tell scikit-learn's callbacks of each epoch, as one task of the estimator's fit.
+    """Tell scikit-learn's callbacks of a fit, and of each epoch as one of its tasks.
+
+    Around the training, as a context manager, it is among the net's callbacks.
 
     Parameters
     ----------
-    estimator : estimator
+    estimator : BaseMLP
         The one being fitted.
-    X, y : array-like
+    X, y, sample_weight : array-like
         What `fit` was given.
-    metadata : dict, default=None
-        Its sample weights, if any.
-    max_iter : int
-        Epochs at most.
     """
 
-    def __init__(self, estimator, X, y, metadata, max_iter):
+    def __init__(self, estimator, X, y, sample_weight):
         self.estimator = estimator
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self.data = {"X": X, "y": y, "metadata": metadata}
-        self.root = None
-        if hasattr(estimator, "_init_callback_context"):
-            self.root = estimator._init_callback_context(max_subtasks=max_iter)
-            self.root.call_on_fit_task_begin(estimator=estimator, **self.data)
 
-    @property
-    def watched(self) -> bool:
-        """Whether any callback is set."""
-        return self.root is not None and hasattr(self.estimator, "_skl_callbacks")
+    def __enter__(self):
+        """Begin the fit's task; watch the epochs if there is a callback to tell."""
+        est = self.estimator
+        if hasattr(est, "_init_callback_context"):
+            self.root = est._init_callback_context(max_subtasks=est.max_iter)
+            self.root.call_on_fit_task_begin(estimator=est, **self.data)
+        if hasattr(est, "_skl_callbacks"):
+            est.net_.callbacks_.append(("sklearn_callbacks", self))
+
+    def __exit__(self, error, *args):
+        """End the fit's task."""
+        est = self.estimator
+        est.net_.callbacks_ = [(k, cb) for k, cb in est.net_.callbacks_ if cb is not self]
+        if hasattr(self, "root") and error is None:
+            self.root.call_on_fit_task_end(
+                estimator=est, reconstruction_attributes={}, **self.data
+            )
 
     def on_epoch_begin(self, net, **kwargs):
         """Begin the epoch's task."""
@@ -60,13 +68,6 @@ class EpochTasks(Callback):
             estimator=self.estimator, reconstruction_attributes=lambda: _frozen(net), **self.data
         ):
             raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        """End the fit's task."""
-        if self.root is not None:
-            self.root.call_on_fit_task_end(
-                estimator=self.estimator, reconstruction_attributes={}, **self.data
-            )
 
 
 def _frozen(net) -> dict:
