@@ -74,6 +74,11 @@ def gradient_deflection(
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
 
+    Warns
+    -----
+    RuntimeWarning
+        If `tol` was not reached.
+
     See Also
     --------
     gradient_gap_deviation : How much the slope jumps at a kink.

@@ -23,6 +23,9 @@ FORGIVEN = 8.0
 MAX_BISECTIONS = 30
 """Where the slope jumps, each halves the error: after 30 it is below 1e-9 of the jump's."""
 
+MAX_INTERVALS = 4096
+"""Per segment, on average; noise would go on doubling their number."""
+
 CHUNK_ROWS = 1024
 """Points at which the module is evaluated at once."""
 
@@ -48,7 +51,8 @@ def integrate(
 
     ``f(i, t)``, with `i` of shape (m,) and `t` of shape (m, n_t), gives the value of function
     ``i[k]`` at ``t[k]``. An interval is final when its rule and the rule on its two halves
-    differ by no more than its share of ``tol(integrals)``, the absolute tolerances.
+    differ by no more than its share of ``tol(integrals)``, the absolute tolerances. Warns if
+    that takes too many intervals.
     """
     nodes, weights = _gauss_legendre(like)
 
@@ -78,6 +82,14 @@ def integrate(
         i, earlier = (x[refine].repeat_interleave(2) for x in (i, difference))
         refine = refine.repeat_interleave(2)
         start, width, coarse = start[refine], width[refine], halves[refine]
+        if len(i) > MAX_INTERVALS * n:
+            break
+    warnings.warn(
+        "The integrals along the segments did not reach the tolerance; raise tol, or run the "
+        "network in float64.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
     return final.index_add(0, i, coarse)
 
 

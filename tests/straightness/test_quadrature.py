@@ -107,6 +107,16 @@ def test_single_precision_is_as_good_as_its_rounding():
     net.double()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rounding_is_not_refined(monkeypatch):
+    net = two_layers(nn.Tanh()).float()
+    with torch.no_grad():
+        net[0].weight *= 1e-3  # almost linear: the slope differs from the chord by rounding
+    monkeypatch.setattr(_quadrature, "MAX_INTERVALS", 4)
+    squared, chord = deflection_by_quadrature(segments(net, dtype=torch.float32), 1e-3)
+    assert (squared < 1e-10 * chord).all()
+
+
 def test_rows_at_once_do_not_matter(monkeypatch):
     of = segments(two_layers(nn.Tanh()))
     expected, _ = deflection_by_quadrature(of, 1e-3)
@@ -129,6 +139,16 @@ def test_integrals_in_closed_form(f, expected):
     like = torch.zeros(0, dtype=torch.float64)
     found = integrate(lambda i, t: f(t), 3, lambda x: 1e-8 * x, like)
     np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-8)
+
+
+@pytest.mark.parametrize("limit", [{"MAX_INTERVALS": 8}, {"MAX_BISECTIONS": 4}], ids=str)
+def test_integral_that_does_not_converge_warns(limit, monkeypatch):
+    for name, value in limit.items():
+        monkeypatch.setattr(_quadrature, name, value)
+    like = torch.zeros(0, dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="did not reach the tolerance; raise tol"):
+        found = integrate(lambda i, t: (997 * t) % 1, 2, lambda x: 1e-8 * x, like)
+    np.testing.assert_allclose(found, [0.5, 0.5], atol=0.1)
 
 
 def test_gap_over_grid_is_the_mean_over_steps():
