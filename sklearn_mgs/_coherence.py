@@ -39,6 +39,7 @@ class CoherenceGate:
     def __init__(self, threshold: float, measure: str = "batch"):
         self.threshold = threshold
         self.measure = measure
+        self._cosine: Tensor | None = None  # of the halves, from their passes to `decide`
         self._cosines: list[Tensor] = []
         self._acted: list[Tensor] = []
 
@@ -47,7 +48,6 @@ class CoherenceGate:
         if self.measure != "batch" or batch.n_samples < 2:
             terms = objective(module, batch)
             terms.total.backward()
-            self._cosine = None
             return terms
         return self._two_halves(objective, module, batch)
 
@@ -93,13 +93,14 @@ class CoherenceGate:
         """Set `acts_` from the gradients, and add L2's gradient where it acts."""
         gradients = [w.grad for w in weights]
         regular = [alpha * w + l1 * w.sign() if l1 else alpha * w for w in weights]
-        if self._cosine is None:
-            self._cosine = cosine(gradients, [g + r for g, r in zip(gradients, regular)])
-        self.acts_ = (self._cosine >= self.threshold).to(weights[0].dtype)
+        coherence, self._cosine = self._cosine, None
+        if coherence is None:
+            coherence = cosine(gradients, [g + r for g, r in zip(gradients, regular)])
+        self.acts_ = (coherence >= self.threshold).to(weights[0].dtype)
         if alpha:
             for w in weights:
                 w.grad.addcmul_(w, self.acts_, value=alpha)
-        self._cosines.append(self._cosine)
+        self._cosines.append(coherence)
         self._acted.append(self.acts_)
 
     def end_epoch(self, history) -> None:

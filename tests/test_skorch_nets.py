@@ -1,0 +1,192 @@
+"""skorch's nets with the penalty: the penalty is exact, and skorch's own behaviour is intact."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Checkpoint, EarlyStopping, TrainEndCheckpoint
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from sklearn_mgs import MGSNeuralNetClassifier, MGSNeuralNetRegressor, mgs_score
+from sklearn_mgs.gram import gram_matrix, mgs_metric
+
+
+class Net(nn.Module):
+    """Small convolutional net with a residual connection."""
+
+    def __init__(self, channels=4, norm="group"):
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(2, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.head = nn.Linear(channels, 3)
+
+    def forward(self, X):
+        h = torch.relu(self.norm(self.first(X)))
+        return self.head((h + torch.tanh(self.second(h))).mean((2, 3)))
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 60)
+    X = rng.normal(size=(60, 1, 6, 6)) + y[:, None, None, None]
+    return X.astype("float32"), y
+
+
+def make(cls=MGSNeuralNetClassifier, **kwargs):
+    torch.manual_seed(0)
+    defaults = dict(
+        criterion=nn.CrossEntropyLoss, max_epochs=2, lr=0.1, batch_size=20, verbose=0, module=Net
+    )
+    return cls(**{**defaults, **kwargs})
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.module_.parameters()])
+
+
+def test_strength_zero_is_the_skorch_net(images):
+    plain = make(NeuralNetClassifier).fit(*images)
+    ours = make().fit(*images)
+    torch.testing.assert_close(weights(ours), weights(plain), rtol=0, atol=0)
+    assert ours.penalty_ is None
+    assert "mgs_penalty" not in ours.history[-1]
+
+
+@pytest.mark.parametrize("metric", ["trace", "det"])
+@pytest.mark.parametrize("size", [None, 5])
+def test_one_step_follows_the_definition(images, metric, size):
+    """One full-batch SGD step against autograd through the kernel of the definition."""
+    X, y = torch.as_tensor(images[0]).double(), torch.as_tensor(images[1])
+    module = Net().double()
+    net = make(
+        module=copy.deepcopy(module),
+        mgs_strength=0.3,
+        mgs_metric=metric,
+        mgs_batch_size=size,
+        max_epochs=1,
+        batch_size=len(X),
+        train_split=None,
+    )
+
+    def m(X, y):
+        K = gram_matrix(module, X, outputs="target", targets=y, implementation="jacobian")
+        return mgs_metric(K, metric)
+
+    loss = nn.functional.cross_entropy(module(X), y)
+    loss = loss + 0.3 * m(X[:size], y[:size]) / m(X, y).detach()
+    loss.backward()
+    expected = torch.cat([(p - 0.1 * p.grad).detach().flatten() for p in module.parameters()])
+    net.partial_fit(X, y)
+    torch.testing.assert_close(weights(net), expected, rtol=1e-9, atol=1e-12)
+    assert net.history[-1, "train_loss"] == pytest.approx(loss.item(), rel=1e-9)
+
+
+def test_validation_loss_and_predictions_are_free_of_the_penalty(images):
+    X, y = images
+    net = make(mgs_strength=5.0, train_split=ValidSplit(3, stratified=True)).fit(X, y)
+    _, valid = net.get_split_datasets(X, y)
+    Xv, yv = map(np.stack, zip(*[valid[i] for i in range(len(valid))]))
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            net.module_.eval()(torch.as_tensor(Xv)), torch.as_tensor(yv)
+        )
+    assert net.history[-1, "valid_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert net.history[-1, "mgs_penalty"] > 0
+
+
+def test_penalty_raises_similarity(images):
+    trace = [
+        mgs_score(make(mgs_strength=s, max_epochs=15).fit(*images), images[0]) for s in (0.0, 1.0)
+    ]
+    assert trace[1] < 0.8 * trace[0]
+
+
+def test_regressor_with_several_outputs():
+    X = torch.linspace(-1, 1, 40)[:, None]
+    y = torch.cat([X**2, X**3], dim=1)
+    net = make(
+        MGSNeuralNetRegressor, module=nn.Linear(1, 2), criterion=nn.MSELoss, mgs_strength=0.1
+    ).fit(X, y)
+    assert net.penalty_.outputs == "random"
+    assert net.predict(X).shape == (40, 2)
+
+
+def test_samples_that_interact_are_refused_with_the_remedy(images):
+    with pytest.raises(ValueError, match=r"(?s)BatchNorm.*eval"):
+        make(module__norm="batch", mgs_strength=0.1).fit(*images)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"mgs_strength": -1.0}, "mgs_strength must be 0 or more"),
+        ({"l1": float("nan")}, "l1 must be 0 or more"),
+        ({"mgs_metric": "rank"}, "Unknown metric 'rank'.*trace.*det"),
+        ({"mgs_metric": "det", "mgs_batch_size": 1}, "mgs_batch_size must be None or at least 2"),
+        ({"coherence": "none"}, "coherence must be one of"),
+    ],
+)
+def test_bad_parameters(images, kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        make(**kwargs).fit(*images)
+
+
+def test_skorch_keeps_working(images, tmp_path):
+    X, y = images
+    net = make(
+        mgs_strength=0.1,
+        max_epochs=3,
+        callbacks=[
+            Checkpoint(dirname=str(tmp_path)),
+            TrainEndCheckpoint(dirname=str(tmp_path / "end")),
+            EarlyStopping(patience=10),
+        ],
+    )
+    net.set_params(module__channels=6, lr=0.05)
+    net.fit(X, y)
+    assert net.module_.first.out_channels == 6
+    other = make(module__channels=6).initialize()
+    other.load_params(checkpoint=Checkpoint(dirname=str(tmp_path)))
+    net.save_params(f_params=tmp_path / "p.pt")
+    other.load_params(f_params=tmp_path / "p.pt")
+    torch.testing.assert_close(weights(other), weights(net))
+    loaded = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(loaded.predict(X), net.predict(X))
+    loaded.partial_fit(X, y)
+    assert loaded.penalty_.scale_ == net.penalty_.scale_
+    assert len(loaded.history) == 6
+
+
+def test_grid_search(images):
+    search = GridSearchCV(
+        make(train_split=None), {"mgs_strength": [0.0, 0.1], "module__channels": [2]}, cv=2
+    ).fit(*images)
+    assert set(search.cv_results_["param_mgs_strength"]) == {0.0, 0.1}
+
+
+def test_l1_makes_exact_zeros(images):
+    net = make(l1=5.0, max_epochs=20).fit(*images)
+    w = torch.cat([p.detach().flatten() for p in net.module_.parameters() if p.ndim > 1])
+    assert 0.2 < (w == 0).float().mean() <= 1
+
+
+@pytest.mark.parametrize("measure", ["total", "batch"])
+def test_coherence_threshold(images, measure):
+    """Below every cosine the regulariser always acts; above every cosine it never does."""
+    fits = {
+        t: make(alpha=10.0, coherence_threshold=t, coherence=measure).fit(*images)
+        for t in (None, -1.0, 1.0)
+    }
+    tolerance = dict(rtol=1e-4, atol=1e-5)  # two half passes round differently from one
+    torch.testing.assert_close(weights(fits[-1.0]), weights(fits[None]), **tolerance)
+    torch.testing.assert_close(weights(fits[1.0]), weights(make().fit(*images)), **tolerance)
+    assert fits[-1.0].history[-1, "regularized"] == 1
+    assert fits[1.0].history[-1, "regularized"] == 0
+    assert -1 <= fits[1.0].history[-1, "coherence"] <= 1
