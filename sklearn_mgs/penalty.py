@@ -141,6 +141,7 @@ class MGSPenalty:
                 targets=targets,
                 layers=self.layers,
                 implementation="layerwise",
+                sample_weight=sample_weight,
             )
             factors = factorizer()
             self.plan_: Plan = factorizer.plan

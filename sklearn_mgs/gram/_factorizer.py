@@ -17,7 +17,7 @@ from sklearn_mgs.gram._layers import (
 from sklearn_mgs.gram._layerwise import LayerwiseKernel
 from sklearn_mgs.gram._outputs import OUTPUTS, check_targets, directions, output_matrix
 from sklearn_mgs.gram._plan import Plan, make_plan
-from sklearn_mgs.gram._reduce import balanced, no_autocast, squares
+from sklearn_mgs.gram._reduce import balanced, no_autocast, spread
 from sklearn_mgs.gram._samples import Samples, apply, n_samples, repeated_first, take
 from sklearn_mgs.gram._shares import Factors
 
@@ -77,7 +77,8 @@ def _resolved(module: nn.Module, plan: Plan) -> tuple[str, str]:
 class Factorizer:
     """Factors of the per-sample gradients of any part of the samples.
 
-    Parameters are those of `sklearn_mgs.gram.gram_matrix`.
+    Parameters are those of `sklearn_mgs.gram.gram_matrix`; with `sample_weight`, layers are
+    balanced by weighted means.
 
     Attributes
     ----------
@@ -95,6 +96,7 @@ class Factorizer:
         layers: str | Mapping[str, float] = "all",
         implementation: str = "auto",
         generator: torch.Generator | None = None,
+        sample_weight: Tensor | None = None,
     ):
         self.module, self.X, self.outputs = module, X, outputs
         self.weights = resolve_layers(module, layers)
@@ -107,7 +109,7 @@ class Factorizer:
             self._direction = directions(self.example, "random", generator=generator)
         self._kernel = self._make_kernel(implementation)
         if layers == "balanced":
-            self.weights = self._balanced()
+            self.weights = self._balanced(sample_weight)
 
     def _make_kernel(self, implementation: str) -> LayerwiseKernel | None:
         """Layerwise kernel, or None for whole gradients."""
@@ -160,12 +162,13 @@ class Factorizer:
             factors.setdefault(layer, []).append(Factors.of_gradients(g, separate))
         return factors
 
-    def _balanced(self) -> dict[str, float]:
+    def _balanced(self, sample_weight: Tensor | None) -> dict[str, float]:
         """Weights that balance the layers on all samples, at the present parameters."""
+        total = n_samples(self.X) if sample_weight is None else sample_weight.sum()
         with torch.no_grad():
             factors = self()
             traces = {
-                name: float(squares(factors, {name: 1.0}).sum()) / n_samples(self.X)
+                name: float(spread(factors, {name: 1.0}, None, sample_weight) / total)
                 for name in factors
             }
         return balanced(traces)
