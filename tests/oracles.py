@@ -1,6 +1,7 @@
 """Slow and obvious: a loop over the samples with plain autograd."""
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sklearn_mgs.gram import mgs_metric
 
@@ -9,8 +10,10 @@ def loop_jacobian(module, X):
     """(n_samples, n_outputs, n_parameters), and the layer that owns each column."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     J = []
-    for i in range(len(X)):
-        f = module(X[i : i + 1])
+    inputs = X if isinstance(X, tuple) else (X,)
+    for i in range(len(inputs[0])):
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+            f = module(*(x[i : i + 1] for x in inputs))
         f = (f[0] if isinstance(f, tuple) else f).reshape(-1)
         rows = [
             torch.autograd.grad(
@@ -96,7 +99,7 @@ def loop_penalty(
 
 def gradients(value, module):
     """All gradients of a scalar, in one vector."""
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if p.requires_grad]
     value = value + 0 * sum(p.sum() for p in parameters)
     return torch.cat(
         [g.reshape(-1) for g in torch.autograd.grad(value, parameters, retain_graph=True)]

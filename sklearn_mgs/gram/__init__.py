@@ -4,7 +4,7 @@ Letters: n, m samples; k directions in the space of outputs; A inputs of a layer
 each sample; D gradients of the outputs with respect to the layer's outputs; q groups of samples.
 """
 
-from sklearn_mgs.gram._factorizer import IMPLEMENTATIONS, resolve_implementation
+from sklearn_mgs.gram._factorizer import IMPLEMENTATIONS, explain, resolve_implementation
 from sklearn_mgs.gram._gram import gram_matrix, gram_trace
 from sklearn_mgs.gram._jacobian import jacobian
 from sklearn_mgs.gram._layers import LAYERS
@@ -23,6 +23,7 @@ __all__ = [
     "LayerwiseKernel",
     "Plan",
     "Tape",
+    "explain",
     "gram_matrix",
     "gram_trace",
     "jacobian",

@@ -37,7 +37,7 @@ def _is_plain(module: nn.Module) -> bool:
 def _native_recurrence() -> Iterator[None]:
     # mkldnn.flags would also touch, and warn of, settings of other devices.
     enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         with torch.backends.cudnn.flags(enabled=False):
             yield

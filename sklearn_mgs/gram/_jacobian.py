@@ -59,8 +59,7 @@ def per_sample_gradients(
 def _mapped(
     module: nn.Module, X: Samples, V: Tensor, names: Sequence[str], expanded: bool = False
 ) -> dict[str, Tensor]:
-    named = dict(module.named_parameters())
-    parameters: dict[str, Tensor] = {name: named[name] for name in names}
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     if expanded:
         n = n_samples(X)
         parameters = {name: p.expand(n, *p.shape) for name, p in parameters.items()}
@@ -68,11 +67,11 @@ def _mapped(
     def gradients(parameters: dict[str, Tensor], x: Samples, v: Tensor) -> dict[str, Tensor]:
         def f(chosen):
             def call(*args, **kwargs):
-                return functional_call(module, chosen, args, kwargs)
+                return functional_call(module, {**parameters, **chosen}, args, kwargs)
 
             return output_matrix(apply(call, batch_of_one(x)))[0]
 
-        pull = vjp(f, parameters)[1]
+        pull = vjp(f, {name: parameters[name] for name in names})[1]
         return vmap(lambda u: pull(u)[0])(v)
 
     in_dims = (0 if expanded else None, 0, 1)

@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sklearn_mgs.gram._backends import twice_differentiable
 from sklearn_mgs.gram._jacobian import per_sample_gradients
 from sklearn_mgs.gram._layers import check_samples_apart
-from sklearn_mgs.gram._outputs import output_matrix
 from sklearn_mgs.gram._plan import Plan, output_gradients
 from sklearn_mgs.gram._rules import find_rule
 from sklearn_mgs.gram._samples import Samples, samples_of_call
@@ -93,17 +92,13 @@ class LayerwiseKernel:
         self._plan = plan
         self._contexts = twice_differentiable(module)
         self._ruled: dict[nn.Module, tuple] = {}
-        self._fallback: dict[str, list[str]] = {}
         self._batch_norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         for name in layers:
             if name in plan.ruled:
                 layer = module.get_submodule(name)
                 local = plan.ruled[name]
                 self._ruled[layer] = name, find_rule(layer), "weight" in local, "bias" in local
-        for parameter in plan.fallback:
-            name = parameter.rpartition(".")[0]
-            if name in layers:
-                self._fallback.setdefault(name, []).append(parameter)
+        self._fallback = [name for name in plan.fallback if name.rpartition(".")[0] in layers]
 
     def record(self) -> Tape:
         """Context for the forward pass; a ValueError if samples interact in it."""
@@ -112,16 +107,16 @@ class LayerwiseKernel:
         return Tape(self._ruled, self._contexts, self.module if self._fallback else None)
 
     def factors(
-        self, tape: Tape, output, V: Tensor, separate: bool = False
+        self, tape: Tape, f: Tensor, V: Tensor, separate: bool = False
     ) -> dict[str, list[Factors]]:
-        """Per-sample gradients of V·output by layer.
+        """Per-sample gradients of V·f by layer.
 
         Parameters
         ----------
         tape : Tape
             From the forward pass.
-        output : Tensor
-            What the module returned.
+        f : Tensor of shape (n_samples, n_outputs)
+            What the module returned, by `output_matrix`.
         V : Tensor of shape (n_directions, n_samples, n_outputs)
             Directions.
         separate : bool, default=False
@@ -133,7 +128,6 @@ class LayerwiseKernel:
         factors : dict of str to list of Factors
             The gradients of a layer are those of its factors, one after another.
         """
-        f = output_matrix(output)
         calls: dict[nn.Module, list] = {}
         at = [edge for _, _, edge in tape.calls]
         gradients = output_gradients(f, at, V, self._plan.batched) if at else []
@@ -148,10 +142,12 @@ class LayerwiseKernel:
             A, D = _joined(pairs)
             n_inputs = getattr(layer, "num_embeddings", 0)
             result[name] = [Factors.of(A, D, bias, separate, n_inputs)]
-        for name, parameters in self._fallback.items():
-            X, strategy = tape.samples, self._plan.strategy
-            G = per_sample_gradients(self.module, X, V, parameters, strategy).values()
-            result.setdefault(name, []).extend(Factors.of_gradients(g, separate) for g in G)
+        if self._fallback:
+            names, strategy = self._fallback, self._plan.strategy
+            G = per_sample_gradients(self.module, tape.samples, V, names, strategy)
+            for name, g in G.items():
+                layer_name = name.rpartition(".")[0]
+                result.setdefault(layer_name, []).append(Factors.of_gradients(g, separate))
         return result
 
 
@@ -159,7 +155,8 @@ def _joined(pairs: list[tuple[Tensor | None, Tensor]]) -> tuple[Tensor | None, T
     """Sum of the gradients of several calls of one layer: further positions."""
     if len(pairs) == 1:
         return pairs[0]
-    if pairs[0][0] is None:
+    inputs = [A if D.dim() == 4 else A[:, None] for A, D in pairs if A is not None]
+    if not inputs:
         return None, torch.stack([D for _, D in pairs]).sum(0)
-    A = [A if D.dim() == 4 or A is None else A[:, None] for A, D in pairs]
-    return torch.cat(A, 1), torch.cat([D if D.dim() == 4 else D[:, :, None] for _, D in pairs], 2)
+    gradients = [D if D.dim() == 4 else D[:, :, None] for _, D in pairs]
+    return torch.cat(inputs, 1), torch.cat(gradients, 2)

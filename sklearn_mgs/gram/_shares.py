@@ -112,6 +112,21 @@ class Factors:
         """Whole gradients of a parameter, of shape (n, k, ...)."""
         return cls.of(None, promoted(G.transpose(0, 1).flatten(2)), False, separate)
 
+    def forms(self) -> dict[str, str]:
+        """Say how `gram` and `squares` are computed, and the operations of either way."""
+        if self.A is None:
+            return {"gram": "whole gradients", "squares": "whole gradients"}
+        n, T = self.D.shape[:2] if self.D.dim() == 3 else (len(self.D), 1)
+        costs = {
+            "gram": self._costs((n * T) ** 2, 2 * n * T, n * n),
+            "squares": self._costs(n * T * T, n * T, n),
+        }
+        return {
+            what: f"{'inner products' if T == 1 or pairs <= whole else 'whole gradients'}: "
+            f"{pairs:.1e} against {whole:.1e} operations"
+            for what, (pairs, whole) in costs.items()
+        }
+
     def gram(self, other: Factors | None = None) -> Tensor:
         """Inner products with the gradients of `other`, by default of the same samples."""
         other = self if other is None else other
@@ -120,8 +135,8 @@ class Factors:
         (n, T), (m, S) = self.D.shape[:2], other.D.shape[:2]
         if self._whole_is_cheaper(n * T * m * S, n * T + m * S, n * m):
             return self.whole().gram(other.whole())
-        rows = [(f.A.flatten(0, 1), f.D.flatten(0, 1)) for f in (self, other)]
-        return linear_gram(*rows[0], self.bias, rows[1]).view(n, T, m, S).sum((1, 3))
+        A, D, _ = self._rows()
+        return linear_gram(A, D, self.bias, other._rows()[:2]).view(n, T, m, S).sum((1, 3))
 
     def squares(self) -> Tensor:
         """Squared norms, of shape (n,)."""
@@ -132,10 +147,14 @@ class Factors:
             return self.whole().squares()
         return linear_gram(self.A, self.D, self.bias).sum((1, 2))
 
-    def _whole_is_cheaper(self, pairs: int, rows: int, products: int) -> bool:
-        """Compare inner products of pairs of rows with forming gradients and their products."""
+    def _costs(self, pairs: int, rows: int, products: int) -> tuple[int, int]:
+        """Operations of inner products of pairs of rows, and of gradients and their products."""
         inner, o = self._inner_cost, self.D.shape[-1]
-        return pairs * (inner + o) > (rows * inner + products * self.n_inputs) * o
+        return pairs * (inner + o), (rows * inner + products * self.n_inputs) * o
+
+    def _whole_is_cheaper(self, pairs: int, rows: int, products: int) -> bool:
+        by_pairs, by_gradients = self._costs(pairs, rows, products)
+        return by_pairs > by_gradients
 
     @property
     def _inner_cost(self) -> int:
@@ -144,11 +163,12 @@ class Factors:
 
     def whole(self) -> Factors:
         """Return the gradients themselves."""
-        D = self.D
-        if self.A.is_floating_point():
-            G = (D.mT @ self.A).flatten(1)
+        A, D = self.A, self.D
+        assert A is not None
+        if A.is_floating_point():
+            G = (D.mT @ A).flatten(1)
         else:
-            index = self.A[..., None].expand_as(D)
+            index = A[..., None].expand_as(D)
             G = D.new_zeros(len(D), self.n_inputs, D.shape[-1]).scatter_add(1, index, D).flatten(1)
         return Factors(None, torch.cat([G, D.sum(1)], 1) if self.bias else G)
 
@@ -182,6 +202,7 @@ class Factors:
     def _rows(self, S: Tensor | None = None) -> tuple:
         """Factors, and the samples' weights beside them, with positions as rows."""
         A, D = self.A, self.D
+        assert A is not None
         if D.dim() == 2:
             return A, D, S
         if S is not None:
