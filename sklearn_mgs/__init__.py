@@ -5,6 +5,13 @@ from sklearn_mgs._regressor import MLPRegressor
 from sklearn_mgs._skorch_nets import MGSNeuralNetClassifier, MGSNeuralNetRegressor
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
 from sklearn_mgs.model_selection import one_standard_error
+from sklearn_mgs.straightness import (
+    SegmentDisplay,
+    gradient_deflection,
+    gradient_gap_deviation,
+    make_deflection_scorer,
+    path_kinks,
+)
 
 __version__ = "0.1.0"
 
@@ -13,8 +20,13 @@ __all__ = [
     "MGSNeuralNetRegressor",
     "MLPClassifier",
     "MLPRegressor",
+    "SegmentDisplay",
     "__version__",
+    "gradient_deflection",
+    "gradient_gap_deviation",
+    "make_deflection_scorer",
     "make_mgs_scorer",
     "mgs_score",
     "one_standard_error",
+    "path_kinks",
 ]
