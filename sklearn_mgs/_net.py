@@ -9,6 +9,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 
+from sklearn_mgs._closed_form import ClosedForm
 from sklearn_mgs._data import Batch
 from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer
 
@@ -107,8 +108,7 @@ class MLPNet(NeuralNet):
         """Forward and backward pass of one mini-batch."""
         norm = self.regularizer.squared_norm()
         if self.regularizer.coherence is None:
-            terms = self.criterion_(self.module_, batch)
-            terms.total.backward()
+            terms = self._backward(batch)
         else:
             terms = self.regularizer.coherence.backward(self.criterion_, self.module_, batch)
         return {
@@ -118,6 +118,14 @@ class MLPNet(NeuralNet):
             "y_pred": terms.outputs,
         }
 
+    def _backward(self, batch: Batch):
+        """Terms of the objective; its gradient is left in the parameters."""
+        if self.closed_form_ is not None:
+            return self.closed_form_.backward(batch)
+        terms = self.criterion_(self.module_, batch)
+        terms.total.backward()
+        return terms
+
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Train on every mini-batch; read the accumulated losses once, at the end."""
         if iterator is None:
@@ -125,6 +133,9 @@ class MLPNet(NeuralNet):
         self._set_training(True)
         listeners = self._listeners("on_batch_begin", "on_batch_end")
         self.grad_listeners_ = self._listeners("on_grad_computed")
+        self.closed_form_ = None
+        if ClosedForm.covers(self.criterion_, self.module_):
+            self.closed_form_ = ClosedForm(self.criterion_, self.module_)
         sums = _EpochSums()
         for batch in iterator:
             if batch.weight_sum == 0:  # nothing to learn from, and nothing to average over

@@ -199,20 +199,45 @@ class MGSPenalty:
             factors = self._kernel.factors(tape, f, V)
             return self._value(factors, f, len(f), targets, sample_weight) / self.scale_
 
+    def from_kernel(
+        self,
+        K: Tensor,
+        targets: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        n_classes: int = 2,
+    ) -> Tensor:
+        """Value of a mini-batch whose kernel K (n_samples, n_samples) is at hand already."""
+        return self._metric(K, targets, sample_weight, n_classes) / self.scale_
+
     def _value(
         self, factors, f: Tensor, n: int, targets: Tensor | None, sample_weight: Tensor | None
     ) -> Tensor:
+        """m(K) from the layers' factors; the trace without K."""
+        n_classes = max(2, f.shape[1])
+        if self.metric != "trace":
+            K = gram(factors, self.layer_weights_)
+            return self._metric(K, targets, sample_weight, n_classes)
+        B = membership(f.new_empty(n), self.centered, targets, n_classes)
+        return _mean(spread(factors, self.layer_weights_, B, sample_weight), n, sample_weight)
+
+    def _metric(
+        self, K: Tensor, targets: Tensor | None, sample_weight: Tensor | None, n_classes: int
+    ) -> Tensor:
         """m(K), of the (weighted) samples around their means."""
-        B = membership(f.new_empty(n), self.centered, targets, max(2, f.shape[1]))
+        B = membership(K[0], self.centered, targets, n_classes)
+        K = weighted_gram(K, B, sample_weight)
         if self.metric == "trace":
-            total = spread(factors, self.layer_weights_, B, sample_weight)
-            if sample_weight is None:
-                return total / n
-            return total / sample_weight.sum().clamp_min(torch.finfo(total.dtype).tiny)
-        K = weighted_gram(gram(factors, self.layer_weights_), B, sample_weight)
+            return _mean(K.diagonal().sum(), len(K), sample_weight)
         if sample_weight is not None:
             return repeated_logdet(K, sample_weight, self.jitter).exp()
         return mgs_metric(K, self.metric, jitter=self.jitter)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kernel": None}
+
+
+def _mean(total: Tensor, n: int, sample_weight: Tensor | None) -> Tensor:
+    """Over samples, or over their weights (zero for samples without weight)."""
+    if sample_weight is None:
+        return total / n
+    return total / sample_weight.sum().clamp_min(torch.finfo(total.dtype).tiny)

@@ -1,0 +1,321 @@
+"""The gradient of data loss and MGS penalty of a multilayer perceptron, without autograd.
+
+What `Objective` says and autograd differentiates is written out here for the networks and the
+terms that most fits are made of. With ``a_l`` the inputs of layer l, ``W_l`` its weights, ``d_l``
+the gradients of the kernel's direction with respect to its outputs, and ``φ'_l`` the slopes of
+the activation below it,
+
+- the kernel is ``K = Σ_l ω_l (A_l A_lᵀ + 1) ∘ (D_l D_lᵀ)``, the penalty's adjoint ``S = ∂m/∂K``
+  (diagonal for the trace);
+- the recursion ``D_{l-1} = (D_l W_l) ∘ φ'_l`` is reversed from the first layer to the last:
+  ``E_l = 2 ω_l (S ∘ (A_l A_lᵀ + 1)) D_l + U_l W_lᵀ`` with ``U_l = E_{l-1} ∘ φ'_l``;
+- then the forward pass from the last to the first, with ``G_l`` the adjoint of layer l's outputs:
+  ``∂/∂W_l = G_lᵀ A_l + D_lᵀ U_l``, and
+  ``G_{l-1} = (G_l W_l + 2 ω_l (S ∘ D_l D_lᵀ) A_l) ∘ φ'_l + E_{l-1} ∘ (D_l W_l) ∘ φ''_l``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sklearn_mgs._data import Batch
+from sklearn_mgs._module import MLP
+from sklearn_mgs._objective import Objective, Terms, mgs_targets
+from sklearn_mgs.gram._outputs import directions
+
+__all__ = ["ClosedForm"]
+
+
+class ClosedForm:
+    """Forward and backward pass of an objective on an `MLP`, in closed form.
+
+    Parameters
+    ----------
+    objective : Objective
+        What is minimised; see `covers`.
+    module : MLP
+        The network; its parameters get their ``grad``.
+    """
+
+    def __init__(self, objective: Objective, module: MLP):
+        self.objective = objective
+        self.linears = module.linears
+        hidden = [m for m in module if not isinstance(m, nn.Linear)]
+        self.activations = [_ACTIVATIONS[type(m)] for m in hidden]
+        self.weights = None
+        if objective.mgs_strength:
+            names = [f"linear{i}" for i in range(len(self.linears))]
+            self.weights = [objective.penalty.layer_weights_.get(name, 0.0) for name in names]
+
+    @staticmethod
+    def covers(objective: Objective, module: nn.Module) -> bool:
+        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules."""
+        if objective.jacobian_strength or objective.gradient_strength:
+            return False
+        if not isinstance(module, MLP) or any(map(_watched, module.modules())):
+            return False
+        if not all(type(m) in _ACTIVATIONS or type(m) is nn.Linear for m in module):
+            return False
+        penalty = objective.penalty
+        several = module.linears[-1].out_features > 1
+        return not (objective.mgs_strength and penalty.outputs == "all" and several)
+
+    @torch.no_grad()
+    def backward(self, batch: Batch) -> Terms:
+        """Set every parameter's gradient, and return the objective's terms."""
+        X = batch.X
+        if self.objective.input_noise:
+            X = X + self.objective.input_noise * torch.randn_like(X)
+        inputs, outputs = self._forward(X)
+        loss, G = _LOSSES[self.objective.loss](
+            outputs, batch.y, batch.sample_weight, self.objective.label_smoothing
+        )
+        penalty = None
+        if self.weights is not None:
+            penalty = _Penalty(self, inputs, outputs, batch)
+        for i in reversed(range(len(self.linears))):
+            linear, A = self.linears[i], inputs[i]
+            linear.weight.grad = G.mT @ A
+            linear.bias.grad = G.sum(0)
+            if penalty is not None and i:
+                linear.weight.grad.addmm_(penalty.D[i].mT, penalty.U[i])
+            if i:
+                G = G @ linear.weight
+                if penalty is not None:
+                    penalty.add_input_adjoint(G, i)
+                slope = None if penalty is None else penalty.slopes[i]
+                if slope is None or len(slope) < len(G):
+                    slope = self.activations[i - 1].slope(A)
+                G = G.mul_(slope)
+                if penalty is not None:
+                    penalty.add_slope_adjoint(G, i)
+        value = None if penalty is None else penalty.value
+        return Terms(loss, loss if value is None else loss + value, value, outputs)
+
+    def _forward(self, X: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Inputs of each layer, and the outputs."""
+        inputs = [X]
+        for linear, activation in zip(self.linears, self.activations):
+            Z = torch.addmm(linear.bias, inputs[-1], linear.weight.mT)
+            inputs.append(activation.value(Z))
+        last = self.linears[-1]
+        return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
+
+
+class _Penalty:
+    """Value of ``mgs_strength · m(K)/m(K_init)`` and its adjoints.
+
+    Attributes
+    ----------
+    value : Tensor of shape ()
+        The value.
+    D : list of Tensor of shape (n, out)
+        Gradients of the direction with respect to each layer's outputs.
+    U : dict of int to Tensor of shape (n, in)
+        Adjoint of ``D_l W_l``, of each layer but the first.
+    """
+
+    def __init__(self, form: ClosedForm, inputs, outputs, batch: Batch):
+        objective = form.objective
+        n = min(batch.n_samples, objective.mgs_batch_size or batch.n_samples)
+        self.n, self.omega = n, form.weights
+        self.A = [A[:n] for A in inputs]
+        self.activations = form.activations
+        targets = mgs_targets(objective.loss, batch.y[:n])
+        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
+        V = directions(outputs[:n], objective.penalty.outputs, targets)[0]
+        self._recursion(form.linears, V)
+        share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
+        self.share = share(self.A, self.D, self.omega)
+        self.value = self.share.value(objective, targets, weight, outputs.shape[1])
+        self._adjoint(form.linears)
+
+    def _recursion(self, linears, V: Tensor) -> None:
+        """``D_{l-1} = (D_l W_l) ∘ φ'_l``."""
+        self.D, self.products, self.slopes = [V], {}, {}
+        for i in reversed(range(1, len(linears))):
+            self.products[i] = self.D[0] @ linears[i].weight
+            self.slopes[i] = self.activations[i - 1].slope(self.A[i])
+            self.D.insert(0, self.products[i] * self.slopes[i])
+
+    def _adjoint(self, linears) -> None:
+        """``E_l`` and ``U_l``, from the first layer to the last."""
+        self.E, self.U = {}, {}
+        E = None
+        for i in range(len(linears) - 1):
+            E = self.share.add_output_adjoint(E, i)
+            self.E[i + 1] = E
+            self.U[i + 1] = E * self.slopes[i + 1]
+            E = self.U[i + 1] @ linears[i + 1].weight.mT
+
+    def add_input_adjoint(self, G: Tensor, i: int) -> None:
+        """Add the adjoint of layer i's inputs through its own share."""
+        self.share.add_input_adjoint(G[: self.n], i)
+
+    def add_slope_adjoint(self, G: Tensor, i: int) -> None:
+        """Add the adjoint of the slopes below layer i, where they are not constant."""
+        curvature = self.activations[i - 1].curvature
+        if curvature is not None:
+            G[: self.n] += self.E[i] * self.products[i] * curvature(self.A[i])
+
+
+class _TraceShare:
+    """Shares of the layers where S is diagonal: row norms do."""
+
+    def __init__(self, A, D, omega):
+        self.A, self.D, self.omega = A, D, omega
+        self.a2 = [torch.linalg.vecdot(a, a).add_(1) for a in A]
+        self.d2 = [torch.linalg.vecdot(d, d) for d in D]
+
+    def value(self, objective, targets, weight, n_outputs) -> Tensor:
+        """The value; each sample's share of it is kept in ``rows``."""
+        share = objective.mgs_strength / objective.penalty.scale_
+        n = len(self.a2[0])
+        self.rows = share * (weight / weight.sum() if weight is not None else 1 / n)
+        trace = sum(w * a2 * d2 for w, a2, d2 in zip(self.omega, self.a2, self.d2) if w)
+        return (self.rows * trace).sum()
+
+    def add_output_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+        factor = (2 * self.omega[i] * self.rows * self.a2[i])[:, None]
+        return self.D[i] * factor if E is None else E.addcmul_(self.D[i], factor)
+
+    def add_input_adjoint(self, G: Tensor, i: int) -> None:
+        if self.omega[i]:
+            G.addcmul_(self.A[i], (2 * self.omega[i] * self.rows * self.d2[i])[:, None])
+
+
+class _KernelShare:
+    """Shares of the layers for any metric of the kernel, whose adjoint autograd gives."""
+
+    def __init__(self, A, D, omega):
+        self.A, self.D, self.omega = A, D, omega
+        self.AA = [(a @ a.mT).add_(1) for a in A]
+        self.DD = [d @ d.mT for d in D]
+
+    def value(self, objective, targets, weight, n_outputs) -> Tensor:
+        """The value; its adjoint, twice over, is kept in ``S``."""
+        K = sum(w * AA * DD for w, AA, DD in zip(self.omega, self.AA, self.DD) if w)
+        with torch.enable_grad():
+            K.requires_grad_()
+            m = objective.penalty.from_kernel(K, targets, weight, max(2, n_outputs))
+            value = objective.mgs_strength * m
+            (S,) = torch.autograd.grad(value, K)
+        self.S = S + S.mT
+        return value.detach()
+
+    def add_output_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+        mix = (self.omega[i] * self.S) * self.AA[i]
+        return mix @ self.D[i] if E is None else E.addmm_(mix, self.D[i])
+
+    def add_input_adjoint(self, G: Tensor, i: int) -> None:
+        if self.omega[i]:
+            G.addmm_((self.omega[i] * self.S) * self.DD[i], self.A[i])
+
+
+def _is_plain_trace(penalty) -> bool:
+    return penalty.metric == "trace" and penalty.centered is False
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether somebody hooked into the module: hooks only see a real forward pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+class _Activation:
+    """An activation, with slope and curvature as functions of its *value*."""
+
+    curvature = None
+
+
+class _Identity(_Activation):
+    @staticmethod
+    def value(Z):
+        return Z
+
+    @staticmethod
+    def slope(A):
+        return torch.ones_like(A)
+
+
+class _ReLU(_Activation):
+    value = staticmethod(torch.relu_)
+
+    @staticmethod
+    def slope(A):
+        return (A > 0).to(A.dtype)
+
+
+class _Tanh(_Activation):
+    value = staticmethod(torch.tanh_)
+
+    @staticmethod
+    def slope(A):
+        return 1 - A * A
+
+    @staticmethod
+    def curvature(A):
+        return -2 * A * (1 - A * A)
+
+
+class _Sigmoid(_Activation):
+    value = staticmethod(torch.sigmoid_)
+
+    @staticmethod
+    def slope(A):
+        return A * (1 - A)
+
+    @staticmethod
+    def curvature(A):
+        return A * (1 - A) * (1 - 2 * A)
+
+
+_ACTIVATIONS = {nn.Identity: _Identity, nn.ReLU: _ReLU, nn.Tanh: _Tanh, nn.Sigmoid: _Sigmoid}
+
+
+def _averaged(losses: Tensor, G: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weighted mean of the losses (n,), and its gradient from that of each loss (n, C)."""
+    if weight is None:
+        return losses.mean(), G.div_(len(G))
+    total = weight.sum()
+    return torch.dot(losses, weight) / total, G.mul_((weight / total)[:, None])
+
+
+def _log_loss(logits, y, weight, smoothing):
+    log_p = torch.log_softmax(logits, 1)
+    G = log_p.exp()
+    n, C = logits.shape
+    losses = -log_p.gather(1, y[:, None]).squeeze(1)
+    if smoothing:
+        losses = (1 - smoothing) * losses - (smoothing / C) * log_p.sum(1)
+        G -= smoothing / C
+    G.scatter_add_(1, y[:, None], G.new_full((n, 1), smoothing - 1.0))
+    return _averaged(losses, G, weight)
+
+
+def _binary_log_loss(logits, y, weight, smoothing):
+    if smoothing:
+        y = y * (1 - smoothing) + smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1)
+    return _averaged(losses, torch.sigmoid(logits).sub_(y), weight)
+
+
+def _squared_error(outputs, y, weight, smoothing):
+    G = outputs - y
+    return _averaged(torch.linalg.vecdot(G, G) / 2, G, weight)
+
+
+def _poisson(outputs, y, weight, smoothing):
+    mean = outputs.exp()
+    losses = (torch.xlogy(y, y) - y * outputs - y + mean).sum(1)
+    return _averaged(losses, mean.sub_(y), weight)
+
+
+_LOSSES = {
+    "log_loss": _log_loss,
+    "binary_log_loss": _binary_log_loss,
+    "squared_error": _squared_error,
+    "poisson": _poisson,
+}
+"""Each loss of `sklearn_mgs._objective.LOSSES`, with its gradient in the outputs."""

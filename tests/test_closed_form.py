@@ -1,0 +1,110 @@
+"""The closed-form gradient against autograd through the objective, in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from sklearn_mgs._closed_form import ClosedForm
+from sklearn_mgs._data import Batch
+from sklearn_mgs._module import ACTIVATIONS, MLP
+from sklearn_mgs._objective import Objective
+from sklearn_mgs.penalty import MGSPenalty
+
+UNITS = {"linear": [3, 4], "one": [3, 7, 4], "three": [5, 6, 8, 7, 4], "wide": [3, 40, 4]}
+
+
+def network(units, activation):
+    torch.manual_seed(len(units))
+    module = MLP(units, activation, dtype=torch.float64)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.6)
+    return module
+
+
+def mini_batch(loss, units, weighted, n=9):
+    X = torch.randn(n, units[0], dtype=torch.float64)
+    X[1] = X[0]  # a duplicated sample
+    if loss == "log_loss":
+        y = torch.randint(0, units[-1], (n,))
+    elif loss == "binary_log_loss":
+        y = torch.randint(0, 2, (n, units[-1])).double()
+    else:
+        y = torch.rand(n, units[-1], dtype=torch.float64) * 3
+    weight = torch.arange(n).double() if weighted else None
+    return Batch(X, y, weight, n, float(n if weight is None else weight.sum()))
+
+
+def compare(objective, module, batch):
+    assert ClosedForm.covers(objective, module)
+    torch.manual_seed(0)
+    expected = objective(module, batch)
+    gradients = torch.autograd.grad(
+        expected.total, list(module.parameters()), materialize_grads=True
+    )
+    torch.manual_seed(0)
+    terms = ClosedForm(objective, module).backward(batch)
+    torch.testing.assert_close(terms.data_loss, expected.data_loss.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(terms.total, expected.total.detach(), rtol=1e-11, atol=0)
+    torch.testing.assert_close(terms.outputs, expected.outputs.detach(), rtol=1e-12, atol=1e-14)
+    scale = max(g.abs().max() for g in gradients)
+    for p, g in zip(module.parameters(), gradients):
+        torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11 * float(scale))
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("loss", ["log_loss", "binary_log_loss", "squared_error", "poisson"])
+@pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
+def test_data_loss(units, loss, smoothing, weighted):
+    batch = mini_batch(loss, units, weighted)
+    compare(Objective(loss, label_smoothing=smoothing), network(units, "tanh"), batch)
+
+
+PENALTIES = [
+    dict(metric=metric, layers=layers, centered=centered)
+    for metric, layers, centered in itertools.product(
+        ("trace", "det"), ("all", "hidden", "first", "balanced"), (False, True, "class")
+    )
+]
+
+
+@pytest.mark.parametrize("size", [None, 6])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("options", PENALTIES, ids=lambda o: "-".join(map(str, o.values())))
+def test_penalty(options, activation, weighted, size):
+    units = UNITS["three"]
+    module, batch = network(units, activation), mini_batch("log_loss", units, weighted)
+    penalty = MGSPenalty(outputs="target", jitter=1e-2, **options)
+    penalty.calibrate(module, batch.X, batch.y, batch.sample_weight)
+    compare(Objective("log_loss", 0.7, penalty, size), module, batch)
+
+
+@pytest.mark.parametrize("outputs", ["random", "sum", "all", "target"])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_outputs(outputs, metric):
+    loss = "binary_log_loss" if outputs in ("all", "target") else "squared_error"
+    units = [4, 6, 1 if loss == "binary_log_loss" else 3]
+    module, batch = network(units, "logistic"), mini_batch(loss, units, False)
+    targets = batch.y[:, 0].long() if units[-1] == 1 else None
+    penalty = MGSPenalty(metric, outputs=outputs).calibrate(module, batch.X, targets)
+    compare(Objective(loss, 0.3, penalty, input_noise=0.1), module, batch)
+
+
+def test_what_is_not_covered():
+    module = network(UNITS["one"], "relu")
+    batch = mini_batch("log_loss", UNITS["one"], False)
+    penalty = MGSPenalty(outputs="all").calibrate(module, batch.X)
+    assert ClosedForm.covers(Objective("log_loss"), module)
+    for objective in (
+        Objective("log_loss", 0.1, penalty),
+        Objective("log_loss", jacobian_strength=0.1),
+        Objective("log_loss", gradient_strength=0.1),
+    ):
+        assert not ClosedForm.covers(objective, module)
+    assert not ClosedForm.covers(Objective("log_loss"), MLP(UNITS["one"], dropout=0.5))
+    assert not ClosedForm.covers(Objective("log_loss"), torch.nn.Sequential(*module))
+    handle = module.linears[0].register_forward_hook(lambda *args: None)
+    assert not ClosedForm.covers(Objective("log_loss"), module)
+    handle.remove()
