@@ -230,7 +230,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         """The reduction of outputs that "auto" stands for."""
         if self.mgs_outputs != "auto":
             return self.mgs_outputs
-        if self._loss_name() == "log_loss":
+        loss = self._loss_name()
+        if loss == "log_loss" or (loss == "binary_log_loss" and self.n_outputs_ == 1):
             return "target"
         if self.n_outputs_ == 1 or self.solver == "lbfgs":
             return "all"
