@@ -20,7 +20,7 @@ from sklearn_mgs.straightness._quadrature import (
     deflection_by_quadrature,
     gap_over_grid,
 )
-from sklearn_mgs.straightness._segments import segment_statistics
+from sklearn_mgs.straightness._segments import kink_counts, segment_statistics
 
 __all__ = [
     "gradient_deflection",
@@ -283,7 +283,7 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
             )
         if not layers:
             return 0.0
-        kinks = segment_statistics(layers, segments.X, segments.pairs).kinks
+        kinks = kink_counts(layers, segments.X, segments.pairs)
     return float(kinks.double().mean())
 
 

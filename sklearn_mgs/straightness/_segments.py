@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 from sklearn_mgs.straightness._layers import has_kinks
 
-__all__ = ["Path", "SegmentStatistics", "in_float64", "segment_statistics", "walk"]
+__all__ = ["Path", "SegmentStatistics", "in_float64", "kink_counts", "segment_statistics", "walk"]
 
 RESOLUTION = 1e-10
 """Kinks whose t differ by no more than this are one point."""
 
-CHUNK_NUMBERS = 2**23
+CHUNK_NUMBERS = 2**22
 """About how many numbers one layer of one chunk of segments holds."""
 
 
@@ -100,6 +101,7 @@ def _with_sign_changes(path: Path) -> Path:
     return Path(*(merge(o, n) for o, n in zip(path, new)))
 
 
+@torch.no_grad()
 def _statistics(path: Path, n: int) -> SegmentStatistics:
     """Exact integrals and sums over the linear pieces of each of `n` segments."""
     values = path.values.flatten(1)
@@ -127,18 +129,25 @@ def in_float64(layers: list[nn.Module], device: torch.device) -> tuple[nn.Sequen
     return copy.deepcopy(nn.Sequential(*layers)).to(like), like
 
 
-@torch.no_grad()
-def segment_statistics(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> SegmentStatistics:
-    """Statistics of the segments between samples ``pairs[i]``; memory is bounded by chunks.
-
-    `pairs` has shape (n_segments, 2). The computation is in float64 (where the device has it;
-    else on the CPU).
-    """
+def _walks(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> Iterator[tuple[Path, int]]:
+    """Walk some segments at once, so that memory is bounded; yield their path and number."""
     stack, like = in_float64(layers, X.device)
     widths = [layer.out_features for layer in stack if isinstance(layer, nn.Linear)]
     # As many kinks as there are units is generous for one segment.
     chunk = max(1, CHUNK_NUMBERS // max(1, sum(widths) * max(widths, default=1)))
-    found = [
-        _statistics(walk(stack, X[chosen].to(like)), len(chosen)) for chosen in pairs.split(chunk)
-    ]
+    for chosen in pairs.split(chunk):
+        yield walk(stack, X[chosen].to(like)), len(chosen)
+
+
+def segment_statistics(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> SegmentStatistics:
+    """Statistics of the segments between samples ``pairs[i]``, of shape (n_segments, 2).
+
+    The computation is in float64 (where the device has it; else on the CPU).
+    """
+    found = [_statistics(path, n) for path, n in _walks(layers, X, pairs)]
     return SegmentStatistics(*map(torch.cat, zip(*found)))
+
+
+def kink_counts(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> Tensor:
+    """Number of kinks of the segments between samples ``pairs[i]``; as `segment_statistics`."""
+    return torch.cat([path.segment.bincount() - 2 for path, _ in _walks(layers, X, pairs)])
