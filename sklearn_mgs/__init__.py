@@ -3,6 +3,7 @@
 from sklearn_mgs._classifier import MLPClassifier
 from sklearn_mgs._regressor import MLPRegressor
 from sklearn_mgs._skorch_nets import MGSNeuralNetClassifier, MGSNeuralNetRegressor
+from sklearn_mgs.callbacks import MGSEarlyStopping, MGSMonitor
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
 from sklearn_mgs.model_selection import one_standard_error
 from sklearn_mgs.straightness import (
@@ -16,6 +17,8 @@ from sklearn_mgs.straightness import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "MGSEarlyStopping",
+    "MGSMonitor",
     "MGSNeuralNetClassifier",
     "MGSNeuralNetRegressor",
     "MLPClassifier",
