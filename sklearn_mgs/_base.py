@@ -217,10 +217,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         objective = self.net_.criterion_
         if not self.mgs_strength or _has_attributes(objective.penalty, options):
             return
-        index = np.arange(len(samples))
-        if len(samples) > CALIBRATION_SAMPLES:
-            keys = content_keys(X, targets, _branch(self._random_state))
-            index = choose_distinct(keys, CALIBRATION_SAMPLES)
+        weight = samples.host_weight
+        index = np.arange(len(samples)) if weight is None else np.flatnonzero(weight)
+        if len(index) > CALIBRATION_SAMPLES:
+            keys = content_keys(X[index], targets[index], _branch(self._random_state))
+            index = index[choose_distinct(keys, CALIBRATION_SAMPLES)]
         batch = samples.batch(index)
         targets = mgs_targets(objective.loss, batch.y)
         penalty = MGSPenalty(**options)

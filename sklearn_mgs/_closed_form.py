@@ -24,6 +24,7 @@ from sklearn_mgs._data import Batch
 from sklearn_mgs._module import MLP
 from sklearn_mgs._objective import Objective, Terms, mgs_targets
 from sklearn_mgs.gram._outputs import directions
+from sklearn_mgs.gram._reduce import divisor
 
 __all__ = ["ClosedForm"]
 
@@ -173,7 +174,7 @@ class _TraceShare:
         """The value; each sample's share of it is kept in ``rows``."""
         share = objective.mgs_strength / objective.penalty.scale_
         n = len(self.a2[0])
-        self.rows = share * (weight / weight.sum() if weight is not None else 1 / n)
+        self.rows = share * (1 / n if weight is None else weight / divisor(weight))
         trace = sum(w * a2 * d2 for w, a2, d2 in zip(self.omega, self.a2, self.d2) if w)
         return (self.rows * trace).sum()
 

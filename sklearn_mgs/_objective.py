@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_mgs._data import Batch
+from sklearn_mgs.gram._reduce import divisor
 from sklearn_mgs.penalty import MGSPenalty
 
 __all__ = [
@@ -52,7 +53,7 @@ def _average(losses: Tensor, weight: Tensor | None) -> Tensor:
     """Weighted mean; zero of samples without any weight."""
     if weight is None:
         return losses.mean()
-    return torch.dot(losses, weight) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+    return torch.dot(losses, weight) / divisor(weight)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {

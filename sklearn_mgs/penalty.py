@@ -13,7 +13,14 @@ from sklearn_mgs.gram._factorizer import Factorizer
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 from sklearn_mgs.gram._metrics import check_metric
 from sklearn_mgs.gram._outputs import directions, output_matrix
-from sklearn_mgs.gram._reduce import gram, no_autocast, repeated_logdet, spread, weighted_gram
+from sklearn_mgs.gram._reduce import (
+    divisor,
+    gram,
+    no_autocast,
+    repeated_logdet,
+    spread,
+    weighted_gram,
+)
 from sklearn_mgs.gram._samples import Samples, n_samples
 
 __all__ = ["MGSPenalty"]
@@ -238,6 +245,4 @@ class MGSPenalty:
 
 def _mean(total: Tensor, n: int, sample_weight: Tensor | None) -> Tensor:
     """Over samples, or over their weights (zero for samples without weight)."""
-    if sample_weight is None:
-        return total / n
-    return total / sample_weight.sum().clamp_min(torch.finfo(total.dtype).tiny)
+    return total / (n if sample_weight is None else divisor(sample_weight))

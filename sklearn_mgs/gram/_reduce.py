@@ -13,6 +13,7 @@ from sklearn_mgs.gram._shares import Factors
 
 __all__ = [
     "balanced",
+    "divisor",
     "gram",
     "no_autocast",
     "repeated_logdet",
@@ -92,6 +93,12 @@ def weighted_gram(K: Tensor, B: Tensor | None, sample_weight: Tensor | None) -> 
     return root[:, None] * K * root
 
 
+def divisor(sample_weight: Tensor) -> Tensor:
+    """Sum of the weights, or 1 where there is none to divide by."""
+    total = sample_weight.sum()
+    return torch.where(total > 0, total, 1.0)
+
+
 def repeated_logdet(K: Tensor, sample_weight: Tensor, jitter: float) -> Tensor:
     """Metric "logdet" of the kernel in which sample i stands ``w_i`` times, from the weighted one.
 
@@ -99,11 +106,10 @@ def repeated_logdet(K: Tensor, sample_weight: Tensor, jitter: float) -> Tensor:
     ``N logdet = log det(K + δ I) + (N - n) log δ`` with ``δ = ε tr(K)/N``. Weights whose mean,
     zeros left out, is below 1 are scaled up to it: no kernel has a part of an eigenvalue.
     """
-    n, total = K.shape[-1], sample_weight.sum()
-    N = torch.maximum(total, (sample_weight > 0).sum()).clamp_min(1.0)
-    tiny = torch.finfo(K.dtype).tiny
-    K = K * (N / total.clamp_min(tiny))
-    shift = jitter * K.diagonal().sum() / N + tiny
+    n = K.shape[-1]
+    N = torch.maximum(sample_weight.sum(), (sample_weight > 0).sum()).clamp_min(1.0)
+    K = K * (N / divisor(sample_weight))
+    shift = jitter * K.diagonal().sum() / N + torch.finfo(K.dtype).tiny
     eye = torch.eye(n, dtype=K.dtype, device=K.device)
     L, _ = torch.linalg.cholesky_ex(K + shift * eye, check_errors=False)
     return (2 * L.diagonal().log().sum() + (N - n) * shift.log()) / N
