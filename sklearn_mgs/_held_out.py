@@ -20,16 +20,20 @@ _ROWS = 4096  # sparse rows made dense at once
 def content_keys(X, y: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
     """Uniform keys, shape (n_samples,), of the rows of `X` (dense or sparse) and numeric `y`."""
     salt = random_state.bytes(16)
-    y = np.ascontiguousarray(y.reshape(len(y), -1), dtype=np.float64)
+    y = _bits(y.reshape(len(y), -1))
     keys = np.empty(len(y), dtype=np.uint64)
     for start in range(0, len(y), _ROWS):
         part = X[start : start + _ROWS]
-        part = np.ascontiguousarray(part.toarray() if issparse(part) else part)
-        for i, row in enumerate(part, start):
+        for i, row in enumerate(_bits(part.toarray() if issparse(part) else part), start):
             digest = hashlib.blake2b(row.data, digest_size=8, key=salt)
             digest.update(y[i].data)
             keys[i] = int.from_bytes(digest.digest(), "little")
     return keys
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """Equal numbers in equal bits: in double precision, and without a negative zero."""
+    return np.ascontiguousarray(values, dtype=np.float64) + 0.0
 
 
 def choose_distinct(keys: np.ndarray, n: int) -> np.ndarray:
