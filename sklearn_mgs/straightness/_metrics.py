@@ -33,7 +33,7 @@ __all__ = [
 
 
 def gradient_deflection(
-    estimator, X, *, n_pairs=1000, random_state=None, relative=False, tol=1e-3
+    estimator, X, *, n_pairs=1000, random_state=None, relative=False, tol=1e-2
 ) -> float:
     r"""Measure how far a network's slope strays from the chord between two samples.
 
@@ -55,7 +55,7 @@ def gradient_deflection(
     relative : bool, default=False
         Divide by the root mean square of the chords' slopes. The result does not move with the
         scale of the outputs; it is infinite if no chord has a slope but the network bends.
-    tol : float, default=1e-3
+    tol : float, default=1e-2
         For networks that are not walked exactly (see Notes): bound on the estimated relative
         error of each pair's squared deflection.
 
@@ -108,8 +108,9 @@ def gradient_deflection(
     For any other module, convolutional or with smooth activations, forward-mode derivatives are
     integrated by Gauss-Legendre rules of 7 nodes on intervals that are bisected until `tol` is
     met, as far as rounding in the module's own precision lets it. Smooth networks get there
-    after about 50 evaluations per pair, well below `tol`; one with kinks needs several hundreds,
-    and on a pair with two kinks close together both may be missed.
+    after about 50 evaluations per pair, with errors far below `tol`. One with kinks needs several
+    hundreds (its time grows about as 1 / `tol` until each kink has an interval of its own), and
+    where two kinks are close together on a pair both may be missed.
 
     References
     ----------
@@ -288,7 +289,7 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
 
 
 def make_deflection_scorer(
-    *, n_pairs=1000, random_state=None, relative=False, tol=1e-3
+    *, n_pairs=1000, random_state=None, relative=False, tol=1e-2
 ) -> DeflectionScorer:
     """Make a scorer of straightness between samples: greater is straighter.
 
@@ -300,7 +301,7 @@ def make_deflection_scorer(
         See `gradient_deflection`.
     relative : bool, default=False
         See `gradient_deflection`.
-    tol : float, default=1e-3
+    tol : float, default=1e-2
         See `gradient_deflection`.
 
     Returns
@@ -337,7 +338,7 @@ class DeflectionScorer:
     n_pairs: int = 1000
     random_state: int | np.random.RandomState | None = None
     relative: bool = False
-    tol: float = 1e-3
+    tol: float = 1e-2
 
     def __call__(self, estimator, X, y=None) -> float:
         """Score a fitted estimator; greater is straighter."""
