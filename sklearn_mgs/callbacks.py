@@ -17,12 +17,15 @@ from torch.utils.data import default_collate
 from sklearn_mgs._data import Samples
 from sklearn_mgs._resolve import resolved
 from sklearn_mgs.gram import METRICS, gram_matrix, mgs_metric
+from sklearn_mgs.gram._factorizer import Factorizer
+from sklearn_mgs.gram._layers import evaluating
 from sklearn_mgs.gram._outputs import output_matrix
+from sklearn_mgs.gram._reduce import gram, no_autocast
 
 __all__ = ["MGSEarlyStopping", "MGSMonitor"]
 
-FEWEST, SHARE = 128, 16
-"""Training samples measured on: one in so many, but at least so many."""
+SHARE = 32
+"""Of a large training set, the monitor measures on one sample in so many."""
 
 
 class MGSMonitor(Callback):
@@ -39,9 +42,11 @@ class MGSMonitor(Callback):
         Names of metrics, see `sklearn_mgs.gram.mgs_metric`.
     X : array-like of shape (n_samples, n_features), default=None
         Samples to measure on, as the network gets them (after a pipeline's other steps). None:
-        training samples, a sixteenth of them but at least 128, the same at each fit.
+        training samples, the same at each fit.
     max_samples : int, default=256
-        Measure on at most so many samples.
+        Measure on at most so many samples. Without `X`, on all training samples if they are no
+        more; of a larger set on a 32nd, so that watching takes little of the fit's time, but no
+        fewer than a quarter of `max_samples`.
     every : int, default=1
         Measure at the first epoch and every so many epochs from there; NaN in between.
 
@@ -60,7 +65,8 @@ class MGSMonitor(Callback):
     -----
     One kernel an epoch serves all metrics. For n samples it takes n² times the number of units
     and outputs, "effective_rank" and "logdet" n³ more; ``benchmarks/monitor_overhead.py`` sets
-    that against the time of a fit.
+    that against the time of a fit. Raise `every` where an epoch is but a few steps of a small
+    network.
 
     Examples
     --------
@@ -89,7 +95,7 @@ class MGSMonitor(Callback):
         if unknown:
             raise ValueError(f"Unknown metrics {unknown}; expected some of {list(METRICS)}.")
         _check_counts(self, "max_samples", "every")
-        self.samples_ = None
+        self.samples_ = self.factorizer_ = None
         if self.X is not None:
             rows = _rows(_num_samples(self.X), self.max_samples)
             self.samples_ = _safe_indexing(self.X, rows)
@@ -98,8 +104,9 @@ class MGSMonitor(Callback):
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Draw the samples before the first epoch."""
         if self.samples_ is None:
-            n = len(dataset_train)
-            size = min(self.max_samples, max(FEWEST, n // SHARE))
+            n, size = len(dataset_train), self.max_samples
+            if n > size:
+                size = max(-(-size // 4), min(size, n // SHARE))
             self.samples_, _ = _drawn(dataset_train, _rows(n, size))
 
     def on_epoch_end(self, net, **kwargs):
@@ -111,10 +118,21 @@ class MGSMonitor(Callback):
         for metric, value in values.items():
             net.history.record(f"mgs_{metric}", value)
 
+    def on_train_end(self, net, **kwargs):
+        """Let go of the module."""
+        self.factorizer_ = None
+
     def _measure(self, net) -> dict[str, float]:
-        with resolved(net, self.samples_) as (module, X), torch.no_grad():
-            K = gram_matrix(module, X)
-            values = torch.stack([mgs_metric(K, metric) for metric in self.metrics])
+        module = net.module_
+        trained = [p.requires_grad for p in module.parameters()]
+        with evaluating(module), torch.no_grad():
+            # Finding out how to take a module's gradients costs more than taking them.
+            if self.factorizer_ is None or self.trained_ != trained:
+                with resolved(net, self.samples_) as (_, X):
+                    self.factorizer_, self.trained_ = Factorizer(module, X), trained
+            with no_autocast(self.factorizer_.X.device):
+                K = gram(self.factorizer_(), self.factorizer_.weights)
+                values = torch.stack([mgs_metric(K, metric) for metric in self.metrics])
             return dict(zip(self.metrics, values.tolist()))  # one wait for the device
 
 

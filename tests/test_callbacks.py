@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.fixes import parse_version
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
@@ -111,7 +112,15 @@ def test_watching_changes_neither_the_network_nor_global_random_states(name, cal
 
 @pytest.mark.parametrize(
     ("n_samples", "max_samples", "expected"),
-    [(90, 256, 90), (150, 256, 128), (3000, 256, 187), (8000, 256, 256), (90, 20, 20)],
+    [
+        (90, 256, 90),
+        (256, 256, 256),
+        (257, 256, 64),
+        (90, 20, 5),
+        (90, 22, 6),
+        (3000, 256, 93),
+        (9000, 256, 256),
+    ],
 )
 def test_number_of_training_samples_measured_on(n_samples, max_samples, expected):
     data = np.resize(X, (n_samples, 5)) + np.arange(n_samples)[:, None]
@@ -147,6 +156,18 @@ def test_augmentation_of_the_data_set_does_not_shift_the_random_state():
         torch.manual_seed(3)
         losses.append(skorch_net(callback).fit(Noisy(), None).history[:, "train_loss"])
     assert losses[0] == losses[1] == losses[2]
+
+
+def test_kernel_follows_what_is_trained():
+    class Freeze(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.module_[0].weight.requires_grad_(len(net.history) < 2)
+
+    net = skorch_net(MGSMonitor(["trace"], X=X32))
+    net.callbacks.append(("freeze", Freeze()))
+    column = net.fit(X32, y).history[:, "mgs_trace"]
+    assert column[-1] == pytest.approx(mgs_score(net, X32), rel=1e-5)
+    assert column[-1] < 0.6 * column[0]
 
 
 def test_given_samples_are_drawn_from_when_there_are_more():
