@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from skorch.callbacks import Callback
 from skorch.history import History
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ from sklearn_mgs._held_out import choose_distinct, content_keys, hold_out
 from sklearn_mgs._lbfgs import minimize_lbfgs
 from sklearn_mgs._module import MLP
 from sklearn_mgs._net import MLPNet
-from sklearn_mgs._objective import Objective, mgs_targets
+from sklearn_mgs._objective import INVERSE_LINKS, Objective, mgs_targets
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._sklearn_callbacks import CallbackSupportMixin, EpochTasks
 from sklearn_mgs.penalty import MGSPenalty
@@ -339,7 +340,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         training = module.training
         module.eval()
         parameter = next(module.parameters())
-        activate = OUT_ACTIVATIONS[self.out_activation_]
+        activate = INVERSE_LINKS[self.net_.criterion_.loss]
         parts = [
             activate(
                 module(as_tensor(X[i : i + PREDICTION_ROWS], parameter.dtype, parameter.device))
@@ -422,14 +423,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self, "net_")
 
 
-OUT_ACTIVATIONS = {
-    "identity": lambda z: z,
-    "exp": torch.exp,
-    "logistic": torch.sigmoid,
-    "softmax": lambda z: torch.softmax(z, dim=1),
-}
-
-
 def as_targets(targets: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Class indices stay integers; everything else takes the network's precision."""
     if targets.dtype.kind == "i" and targets.ndim == 1:
@@ -465,10 +458,16 @@ def _branch(random_state) -> np.random.RandomState:
     return copy.deepcopy(random_state)
 
 
-def _clone_callback(callback):
-    if isinstance(callback, tuple):
-        return callback[0], copy.deepcopy(callback[1])
-    return copy.deepcopy(callback)
+def _clone_callback(given):
+    """Copy of a skorch callback, of a name and one, or of its class."""
+    callback = given[1] if isinstance(given, tuple) and len(given) == 2 else given
+    kind = callback if isinstance(callback, type) else type(callback)
+    if not issubclass(kind, Callback):
+        raise TypeError(
+            f"callbacks must be a list of skorch callbacks, or of pairs of a name and a callback; "
+            f"got {given!r}."
+        )
+    return copy.deepcopy(given)
 
 
 def pack_validation(X_val, y_val, sample_weight_val):

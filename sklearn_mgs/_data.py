@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from skorch.dataset import Dataset
 from torch import Tensor
-from torch.utils.data import Dataset
 
 __all__ = ["Batch", "BatchIterator", "Samples"]
 

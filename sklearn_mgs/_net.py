@@ -11,6 +11,7 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 
 from sklearn_mgs._closed_form import ClosedForm
 from sklearn_mgs._data import Batch
+from sklearn_mgs._objective import INVERSE_LINKS
 from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer
 
 __all__ = ["MLPNet"]
@@ -38,7 +39,8 @@ class MLPNet(NeuralNet):
     """
 
     def __init__(self, module, criterion, **kwargs):
-        super().__init__(module, criterion, **kwargs)
+        link = INVERSE_LINKS[criterion.loss]
+        super().__init__(module, criterion, predict_nonlinearity=link, **kwargs)
         self.regularizer = WeightRegularizer(module)
         self.after_epoch_ = None
 
@@ -65,6 +67,8 @@ class MLPNet(NeuralNet):
         """Make the optimizer of a new fit."""
         with self._current_init_context("optimizer"):  # else skorch refuses the attribute
             self.optimizer_ = make_optimizer(solver, self.module_, **options)
+        for group in self.optimizer_.param_groups:
+            group["initial_lr"] = group["lr"]  # schedulers that go on after a warm start ask
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Train for some epochs on the batches `X`, or until `after_epoch` says stop."""
@@ -146,6 +150,8 @@ class MLPNet(NeuralNet):
             sums.add(batch, step, self.regularizer.alpha)
             if listeners:
                 self._tell_batch_end(batch, step)
+        if not listeners:
+            self.history.new_batch()  # `Checkpoint` looks for one
         self.regularizer.end_epoch(self.history)
         for name, value in sums.read(len(iterator.samples)).items():
             self.history.record(name, value)
@@ -169,6 +175,15 @@ class MLPNet(NeuralNet):
     def infer(self, x, **fit_params):
         """Outputs of the network, linear."""
         return self.module_(x)
+
+    def predict(self, X):
+        """Predict targets as the loss knows them: class indices, indicators or real numbers."""
+        prediction = self.predict_proba(X)
+        if self.criterion_.loss == "log_loss":
+            return prediction.argmax(axis=1)
+        if self.criterion_.loss == "binary_log_loss":
+            return (prediction > 0.5).astype(int)
+        return prediction
 
     def check_data(self, X, y=None):
         """Nothing to check: the estimator did."""

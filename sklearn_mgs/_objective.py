@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sklearn_mgs.gram._reduce import divisor
 from sklearn_mgs.penalty import MGSPenalty
 
 __all__ = [
+    "INVERSE_LINKS",
     "LOSSES",
     "Objective",
     "Terms",
@@ -63,6 +65,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
     "poisson": poisson,
 }
 """Losses of linear outputs (n, C), targets, weights (n,) or None, and label smoothing."""
+
+INVERSE_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_loss": partial(torch.softmax, dim=1),
+    "binary_log_loss": torch.sigmoid,
+    "squared_error": nn.Identity(),
+    "poisson": torch.exp,
+}
+"""What turns the linear outputs (n, C) of each loss into probabilities or predictions."""
 
 
 def input_jacobian_penalty(X: Tensor, outputs: Tensor, weight: Tensor | None, exact: bool):
