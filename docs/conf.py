@@ -19,6 +19,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+smartquotes = False  # "adam" in a docstring is Python
+toc_object_entries_show_parents = "hide"
 default_role = "autolink"  # `name` in a docstring links wherever there is something to link to
 
 myst_enable_extensions = ["dollarmath"]
@@ -65,7 +67,7 @@ def write_inline(self, node):
 
 def write_block(self, node):
     """Formula on a line of its own."""
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    self.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
     raise SkipNode
 
 

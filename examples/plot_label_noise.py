@@ -10,12 +10,17 @@ the samples' gradients stay, and the less room there is to learn a sample by hea
 # %%
 # The data: 600 training samples with noisy labels, the rest for testing with clean ones.
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
 from sklearn_mgs import MLPClassifier, mgs_score
+
+warnings.filterwarnings("ignore", category=ConvergenceWarning)  # 60 epochs are meant
 
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
