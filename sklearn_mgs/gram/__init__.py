@@ -10,6 +10,7 @@ from sklearn_mgs.gram._jacobian import jacobian
 from sklearn_mgs.gram._layers import LAYERS
 from sklearn_mgs.gram._layerwise import LayerwiseKernel, Tape
 from sklearn_mgs.gram._metrics import METRICS, SIMILARITY_SIGN, mgs_metric
+from sklearn_mgs.gram._operator import GramOperator
 from sklearn_mgs.gram._outputs import OUTPUTS
 from sklearn_mgs.gram._plan import Plan, make_plan
 from sklearn_mgs.gram._shares import linear_gram, linear_trace
@@ -20,6 +21,7 @@ __all__ = [
     "METRICS",
     "OUTPUTS",
     "SIMILARITY_SIGN",
+    "GramOperator",
     "LayerwiseKernel",
     "Plan",
     "Tape",

@@ -46,9 +46,13 @@ def group_sums(B: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def center(K: Tensor, B: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Kernel of the gradients minus their group's (weighted) mean; H K H for one group."""
+    """Kernel of the gradients minus their group's (weighted) mean; H K H for one group.
+
+    The rounding errors of `K`, which may exceed all that is left, stay positive definite.
+    """
+    noise = 2 * torch.finfo(K.dtype).eps * len(K) * K.detach().diagonal().mean()
     S = B if weight is None else B * weight[:, None]
     means = S / S.sum(0).clamp_min(torch.finfo(B.dtype).tiny)  # (n, groups): G̅ = meansᵀ G
     B, means = B.to(K.dtype), means.to(K.dtype)
     K = K - B @ (means.mT @ K)
-    return K - (K @ means) @ B.mT
+    return K - (K @ means) @ B.mT + noise * torch.eye(len(K), dtype=K.dtype, device=K.device)

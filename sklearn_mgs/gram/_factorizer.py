@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sklearn_mgs.gram._chunks import parts
 from sklearn_mgs.gram._jacobian import choose_strategy, per_sample_gradients
 from sklearn_mgs.gram._layers import (
     check_samples_apart,
@@ -23,7 +24,7 @@ from sklearn_mgs.gram._shares import Factors
 
 __all__ = ["IMPLEMENTATIONS", "Factorizer", "explain", "resolve_implementation"]
 
-IMPLEMENTATIONS = ("auto", "jacobian", "layerwise")
+IMPLEMENTATIONS = ("auto", "jacobian", "layerwise", "matrix_free")
 
 
 def resolve_implementation(
@@ -37,12 +38,12 @@ def resolve_implementation(
         The network.
     X : Tensor of shape (n_samples, ...)
         The samples; the first one is looked at.
-    implementation : {"auto", "jacobian", "layerwise"}, default="auto"
+    implementation : {"auto", "jacobian", "layerwise", "matrix_free"}, default="auto"
         What was asked for.
 
     Returns
     -------
-    implementation : {"jacobian", "layerwise"}
+    implementation : {"jacobian", "layerwise", "matrix_free"}
         What is used.
     reason : str
         Why.
@@ -122,6 +123,8 @@ class Factorizer:
     ----------
     weights : dict of str to float
         The weight of each layer.
+    chunk_size : int
+        Samples at once that were asked for, or whose factors fit into a quarter of a gibibyte.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Factorizer:
         implementation: str = "auto",
         generator: torch.Generator | None = None,
         sample_weight: Tensor | None = None,
+        chunk_size: int | None = None,
     ):
         self.module, self.X, self.outputs = module, X, outputs
         self.weights = resolve_layers(module, layers)
@@ -146,6 +150,7 @@ class Factorizer:
         if outputs == "random":
             self._direction = directions(self.example, "random", generator=generator)
         self._kernel = self._make_kernel(implementation)
+        self.chunk_size = chunk_size or self._fitting_chunk()
         if layers == "balanced":
             self.weights = self._balanced(sample_weight)
 
@@ -157,7 +162,7 @@ class Factorizer:
             resolve_implementation(module, self.X, implementation)
         if implementation != "jacobian":
             self.plan = make_plan(module, self.X)
-            if implementation == "layerwise" or _resolved(module, self.plan)[0] == "layerwise":
+            if implementation != "auto" or _resolved(module, self.plan)[0] == "layerwise":
                 return LayerwiseKernel(module, self.plan, self.weights)
         self._names = [parameter for layer in self.weights for parameter in owned[layer]]
         self._strategy = choose_strategy(module, self.X, self._names)
@@ -203,10 +208,18 @@ class Factorizer:
     def _balanced(self, sample_weight: Tensor | None) -> dict[str, float]:
         """Weights that balance the layers on all samples, at the present parameters."""
         total = n_samples(self.X) if sample_weight is None else sample_weight.sum()
-        with torch.no_grad():
-            factors = self()
-            traces = {
-                name: float(spread(factors, {name: 1.0}, None, sample_weight) / total)
-                for name in factors
-            }
+        traces = dict.fromkeys(self.weights, 0.0)
+        for part in parts(n_samples(self.X), self.chunk_size):
+            w = None if sample_weight is None else sample_weight[part]
+            with torch.no_grad():
+                factors = self(part)
+                for name in factors:
+                    traces[name] += float(spread(factors, {name: 1.0}, None, w) / total)
         return balanced(traces)
+
+    def _fitting_chunk(self) -> int:
+        """Return how many samples' factors take a quarter of a gibibyte."""
+        with torch.no_grad():
+            factors = self(slice(0, 1))
+        size = sum(f.size * f.D.element_size() for fs in factors.values() for f in fs)
+        return max(1, min(n_samples(self.X), 2**28 // max(1, size)))

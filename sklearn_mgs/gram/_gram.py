@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_mgs.gram import _reduce
-from sklearn_mgs.gram._centering import membership
+from sklearn_mgs.gram._centering import group_sums, membership
+from sklearn_mgs.gram._chunks import parts, recomputed, with_halved_chunks
 from sklearn_mgs.gram._factorizer import Factorizer
+from sklearn_mgs.gram._operator import GramOperator
 from sklearn_mgs.gram._samples import Samples, n_samples
+from sklearn_mgs.gram._shares import promoted
 
 __all__ = ["gram_matrix", "gram_trace"]
 
@@ -57,11 +61,13 @@ def gram_matrix(
     centered : bool or "class", default=False
         Whether gradients are taken around their mean over the samples, or over those of the
         same target.
-    implementation : {"auto", "jacobian", "layerwise"}, default="auto"
+    implementation : {"auto", "jacobian", "layerwise", "matrix_free"}, default="auto"
         "jacobian" forms every gradient by torch.func; "layerwise" uses closed forms layer by
-        layer. See `resolve_implementation`.
+        layer, `explain` says which; "matrix_free" multiplies `GramOperator` with unit vectors.
+        See `resolve_implementation`.
     chunk_size : int, default=None
-        Samples at once; None takes all.
+        Samples at once; None takes as many as fit into a quarter of a gibibyte. Out of memory
+        on a CUDA device, chunks are halved.
     generator : torch.Generator, default=None
         Source of the direction for "random".
 
@@ -109,25 +115,38 @@ def gram_matrix(
         layers=layers,
         implementation=implementation,
         generator=generator,
+        chunk_size=chunk_size,
     )
-    B = membership(factorizer.example.new_empty(n_samples(X)), centered, targets)
+    B = _membership(factorizer, centered, targets)
     with _reduce.no_autocast(factorizer.example.device):
-        K = _blocks(factorizer, chunk_size)
+        if implementation == "matrix_free":
+            K = GramOperator.of(factorizer).to_dense()
+        else:
+            compute = partial(_blocks, factorizer)
+            K, _ = with_halved_chunks(compute, factorizer.chunk_size)
         if B is not None and outputs == "full":
             B = torch.kron(B, torch.eye(len(K) // n_samples(X), dtype=B.dtype, device=B.device))
         return _reduce.weighted_gram(K, B, None)
 
 
-def _blocks(factorizer: Factorizer, chunk_size: int | None) -> Tensor:
+def _membership(factorizer: Factorizer, centered, targets: Tensor | None) -> Tensor | None:
+    like = promoted(factorizer.example).new_empty(n_samples(factorizer.X))
+    return membership(like, centered, targets)
+
+
+def _blocks(factorizer: Factorizer, chunk_size: int) -> Tensor:
     """Kernel from blocks of chunk_size samples each; all chunks' factors are held."""
-    parts = _parts(n_samples(factorizer.X), chunk_size)
-    factors = [factorizer(part) for part in parts]
+    weights = factorizer.weights
+    factors = [factorizer(part) for part in parts(n_samples(factorizer.X), chunk_size)]
     if len(factors) == 1:
-        return _reduce.gram(factors[0], factorizer.weights)
-    rows = [
-        torch.cat([_reduce.gram(a, factorizer.weights, b) for b in factors], 1) for a in factors
-    ]
-    return torch.cat(rows)
+        return _reduce.gram(factors[0], weights)
+    blocks: dict[tuple[int, int], Tensor] = {}
+    for i, a in enumerate(factors):
+        for j, b in enumerate(factors[: i + 1]):
+            blocks[i, j] = _reduce.gram(a, weights, b)
+            blocks[j, i] = blocks[i, j].mT
+    order = range(len(factors))
+    return torch.cat([torch.cat([blocks[i, j] for j in order], 1) for i in order])
 
 
 def gram_trace(
@@ -178,14 +197,33 @@ def gram_trace(
         layers=layers,
         implementation=implementation,
         generator=generator,
+        chunk_size=chunk_size,
     )
-    B = membership(factorizer.example.new_empty(n_samples(X)), centered, targets)
+    B = _membership(factorizer, centered, targets)
     with _reduce.no_autocast(factorizer.example.device):
-        parts = _parts(n_samples(X), chunk_size if B is None else None)
-        traces = [_reduce.spread(factorizer(part), factorizer.weights, B) for part in parts]
-        return torch.stack(traces).sum()
+        return with_halved_chunks(lambda s: _trace(factorizer, s, B), factorizer.chunk_size)[0]
 
 
-def _parts(n: int, chunk_size: int | None) -> list[slice]:
-    step = chunk_size or max(n, 1)
-    return [slice(i, i + step) for i in range(0, n, step)]
+def _trace(factorizer: Factorizer, chunk_size: int, B: Tensor | None) -> Tensor:
+    """Trace from chunks whose graphs are not kept, if there are several."""
+    weights = factorizer.weights
+    chunks = parts(n_samples(factorizer.X), chunk_size)
+    if len(chunks) == 1:
+        return _reduce.spread(factorizer(), weights, B)
+    S = None if B is None else group_sums(B)
+    parameters = [p for p in factorizer.module.parameters() if p.requires_grad]
+
+    def compute(part: slice) -> tuple[Tensor, ...]:
+        """Sum of the squares, and the sums of the groups' gradients."""
+        factors = factorizer(part)
+        total = _reduce.squares(factors, weights).sum()
+        if S is None:
+            return (total,)
+        sums = [
+            w**0.5 * f.combine(S[part]) for k, w in weights.items() for f in factors.get(k, ())
+        ]
+        return total, *sums
+
+    totals = [recomputed(partial(compute, part), parameters) for part in chunks]
+    diagonal, *sums = (torch.stack(terms).sum(0) for terms in zip(*totals))
+    return diagonal - sum(s.square().sum() for s in sums)

@@ -134,6 +134,7 @@ class LayerwiseKernel:
         for (layer, a, _), D in zip(tape.calls, gradients):
             if D is not None:
                 _, rule, weight, bias = self._ruled[layer]
+                a = a if torch.is_grad_enabled() else a.detach()
                 pair = rule(layer, promoted(a), promoted(D), weight, bias)
                 calls.setdefault(layer, []).append(pair)
         result: dict[str, list[Factors]] = {}

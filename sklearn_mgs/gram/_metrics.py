@@ -93,8 +93,7 @@ def mgs_metric(K: Tensor, metric: str = "trace", *, jitter: float = 1e-4) -> Ten
     jitter : float, default=1e-4
         :math:`\epsilon`, relative to the mean eigenvalue. The kernel of duplicated samples, or
         of more samples than parameters, is singular, so "logdet" and "det" depend on it; it
-        must exceed the rounding error of `K`. In float32 at 128 samples 1e-5 was too small for
-        some kernels of low rank, hence the default.
+        must exceed the rounding errors of `K`, in float32 up to about n · 1e-7.
 
     Returns
     -------

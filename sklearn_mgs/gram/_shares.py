@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["Factors", "linear_gram", "linear_trace", "promoted"]
 
+_MOST_PRODUCTS = 2**23  # numbers in a temporary of `combine` and `project`
+
 
 def linear_gram(
     A: Tensor | None, D: Tensor, bias: bool = True, other: tuple | None = None
@@ -127,6 +129,27 @@ class Factors:
             for what, (pairs, whole) in costs.items()
         }
 
+    @property
+    def n_gradients(self) -> int:
+        """Length of a whole gradient."""
+        o = self.D.shape[-1]
+        return o if self.A is None else o * (self.n_inputs + self.bias)
+
+    @property
+    def size(self) -> int:
+        """Numbers held, those of a sample's squared norm included."""
+        held = self.D.numel() + (0 if self.A is None else self.A.numel())
+        if self.D.dim() == 2:
+            return held
+        n, T = self.D.shape[:2]
+        whole = self._whole_is_cheaper(n * T * T, n * T, n)
+        return held + n * (self.n_gradients if whole else 2 * T * T)
+
+    def to(self, dtype: torch.dtype) -> Factors:
+        """Return the same in another precision."""
+        A = self.A if self.A is None or not self.A.is_floating_point() else self.A.to(dtype)
+        return Factors(A, self.D.to(dtype), self.bias, self.n_inputs)
+
     def gram(self, other: Factors | None = None) -> Tensor:
         """Inner products with the gradients of `other`, by default of the same samples."""
         other = self if other is None else other
@@ -178,7 +201,8 @@ class Factors:
             return S.mT @ self.D
         A, D, S = self._rows(S)
         if A.is_floating_point():
-            sums = torch.einsum("rq,ro,ri->qoi", S, D, A)
+            blocks = S.split(max(1, _MOST_PRODUCTS // D.numel()), 1)
+            sums = torch.cat([torch.einsum("rq,ro,ri->qoi", s, D, A) for s in blocks])
         else:
             sums = D.new_zeros(S.shape[1], self.n_inputs, D.shape[1])
             sums = sums.index_add(1, A, S.mT[:, :, None] * D)
@@ -189,12 +213,17 @@ class Factors:
         """Inner products <g_i, u_q> with vectors `U` (q, p) laid out as by `combine`, (n, q)."""
         if self.A is None:
             return self.D @ U.mT
+        blocks = U.split(max(1, _MOST_PRODUCTS // self.D.numel()))
+        return torch.cat([self._project(block) for block in blocks], 1)
+
+    def _project(self, U: Tensor) -> Tensor:
         A, D, _ = self._rows()
         o = D.shape[1]
+        W = U[:, : o * self.n_inputs]
         if A.is_floating_point():
-            inner = torch.einsum("ri,qoi->rqo", A, U[:, : o * self.n_inputs].unflatten(1, (o, -1)))
+            inner = torch.einsum("ri,qoi->rqo", A, W.unflatten(1, (o, -1)))
         else:
-            inner = U[:, : o * self.n_inputs].unflatten(1, (-1, o))[:, A].transpose(0, 1)
+            inner = W.unflatten(1, (-1, o))[:, A].transpose(0, 1)
         if self.bias:
             inner = inner + U[:, -o:]
         return torch.einsum("rqo,ro->rq", inner, D).view(len(self.D), -1, len(U)).sum(1)

@@ -19,7 +19,7 @@ from tests.oracles import gradients, loop_gram, loop_jacobian, loop_penalty, rel
 TARGETS = torch.tensor([0, 1, 0, 1])
 
 
-@pytest.mark.parametrize("implementation", ["auto", "jacobian"])
+@pytest.mark.parametrize("implementation", ["auto", "jacobian", "matrix_free"])
 @pytest.mark.parametrize("outputs", ["all", "target", "full"])
 @pytest.mark.parametrize("name", MODULES)
 def test_values_and_gradients_equal_the_loop(name, outputs, implementation):
