@@ -1,0 +1,263 @@
+"""What the two estimators with built-in cross-validation share."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from numbers import Integral
+from typing import ClassVar
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.exceptions import FitFailedWarning
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import check_cv
+from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from sklearn_mgs._constraints import CONSTRAINTS
+from sklearn_mgs.search._fold import Model, prepare_fold
+from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rungs
+from sklearn_mgs.search._memory import default_max_models, model_bytes
+from sklearn_mgs.search._progress import Progress
+from sklearn_mgs.search._results import make_cv_results
+from sklearn_mgs.search._search import Scoring, make_batches, search
+
+__all__ = ["SEARCH_CONSTRAINTS", "BaseMLPCV"]
+
+SEARCH_CONSTRAINTS: dict = {
+    **{name: values for name, values in CONSTRAINTS.items() if name != "mgs_strength"},
+    "mgs_strengths": [Interval(Integral, 2, None, closed="left"), "array-like"],
+    "alphas": [None, "array-like"],
+    "l1s": [None, "array-like"],
+    "cv": ["cv_object"],
+    "scoring": [None, StrOptions(set(get_scorer_names())), callable, list, tuple, dict],
+    "refit": [str, callable],
+    "n_jobs": [None, Integral],
+    "max_models": [None, Interval(Integral, 1, None, closed="left")],
+    "halving": ["boolean", Interval(Integral, 2, None, closed="left")],
+}
+"""Constraints by parameter name, in scikit-learn's own form."""
+
+HALVING_FACTOR = 2
+"""With ``halving=True``, one candidate in so many goes on."""
+
+
+class BaseMLPCV(BaseEstimator):
+    """Multilayer perceptron that chooses its regularisation strength by cross-validation."""
+
+    _estimator_class: ClassVar[type]
+    _default_scoring: ClassVar[str]
+
+    # ------------------------------------------------------------------ fitting
+
+    def _fit(self, X, y, sample_weight, groups):
+        self._validate_params()
+        lone = self._lone_estimator()
+        check_batchable(lone)
+        candidates = make_candidates(self.mgs_strengths, self.alphas, self.l1s)
+        self.scorer_ = self._make_scorers()
+        main_score = self._main_score()
+        X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
+        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        splits = list(cv.split(X, y, groups))
+        self.n_splits_ = len(splits)
+        models = self._models(lone, candidates, X, y, sample_weight, splits)
+        batches = make_batches(models, self._max_models(models), effective_n_jobs(self.n_jobs))
+        scoring = Scoring(self.scorer_, X, y, sample_weight, splits)
+        rungs = self._rungs(len(candidates))
+        total = rungs[-1][0] * len(models)
+        progress = Progress(total, main_score, len(splits), bool(self.verbose))
+        models, n_resources = search(
+            batches, rungs, scoring, main_score, effective_n_jobs(self.n_jobs), progress
+        )
+        progress.close()
+        _warn_of_failures(models)
+        given = np.array([n_resources[c] for c in range(len(candidates))])
+        self.cv_results_ = make_cv_results(
+            candidates, models, list(self.scorer_), given if self.halving else None
+        )
+        self._choose(main_score, given)
+        began = time.perf_counter()
+        best = clone(lone).set_params(**self.best_params_)
+        self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
+        self.refit_time_ = time.perf_counter() - began
+        return self
+
+    def _lone_estimator(self):
+        """The estimator that one candidate is, with the first strength that it might have."""
+        names = self._estimator_class._get_param_names()
+        params = {name: getattr(self, name) for name in names if name != "mgs_strength"}
+        return self._estimator_class(**{**params, "verbose": False})
+
+    @staticmethod
+    def _checked_data(lone, X, y, sample_weight, groups):
+        """The data as given, but indexable, checked as a lone fit checks them."""
+        _, checked, _ = clone(lone)._validate_input(X, y, incremental=False, reset=True)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
+        if np.ndim(y) == 2 and checked.ndim == 1:
+            y = checked
+        return X, y, sample_weight, groups
+
+    def _models(self, lone, candidates, X, y, sample_weight, splits) -> list[Model]:
+        """One for each split and candidate; splits share what does not depend on strengths."""
+        seed = self.random_state
+        if seed is None or seed is np.random:
+            # One seed for the search: candidates differ by their strengths alone.
+            seed = int(np.random.RandomState().randint(2**31 - 1))
+        strength = max(c["mgs_strength"] for c in candidates)
+        lone = clone(lone).set_params(mgs_strength=strength, random_state=seed)
+        models = []
+        for split, (train, _) in enumerate(splits):
+            weight = None if sample_weight is None else sample_weight[train]
+            part = _safe_indexing(X, train), _safe_indexing(y, train), weight
+            fold = prepare_fold(lone, *part)
+            models += [Model(i, split, params, fold) for i, params in enumerate(candidates)]
+        return models
+
+    def _max_models(self, models: list[Model]) -> int:
+        if self.max_models is not None:
+            return self.max_models
+        fold = models[0].fold
+        est, samples = fold.estimator, fold.samples
+        outputs = est._mgs_outputs() if est.mgs_strength else None
+        directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
+        n_batch = min(len(samples), 200 if self.batch_size == "auto" else self.batch_size)
+        size = model_bytes(est._network["layers"], n_batch, directions, samples.dtype.itemsize)
+        return default_max_models(size, samples.device, effective_n_jobs(self.n_jobs))
+
+    def _rungs(self, n_candidates: int) -> list[tuple[int, int]]:
+        if self.halving is False:
+            return [(self.max_iter, 1)]
+        factor = HALVING_FACTOR if self.halving is True else self.halving
+        return make_rungs(n_candidates, self.max_iter, factor)
+
+    # ---------------------------------------------------------------- choosing
+
+    def _make_scorers(self) -> dict:
+        """Scorers by name; a single one is called "score", as in scikit-learn's searches."""
+        scoring = self.scoring
+        if scoring is None:
+            scoring = self._default_scoring
+        if isinstance(scoring, str) or callable(scoring):
+            return {"score": get_scorer(scoring)}
+        if not isinstance(scoring, dict):
+            scoring = {name: name for name in scoring}
+        if not scoring:
+            raise ValueError("scoring is empty; pass at least one score, or None.")
+        return {name: get_scorer(scorer) for name, scorer in scoring.items()}
+
+    def _main_score(self) -> str:
+        """The score that `refit` names, or the only one; with a callable, the first."""
+        names = list(self.scorer_)
+        if self.refit in names:
+            return self.refit
+        if not callable(self.refit) and (self.refit != "best" or len(names) > 1):
+            raise ValueError(
+                f"refit={self.refit!r} does not say which score decides; use one of {names}, or "
+                f"a callable that takes cv_results_ and returns an index."
+                + ("" if len(names) > 1 else ' With a single score, "best".')
+            )
+        return names[0]
+
+    def _choose(self, main_score: str, n_resources: np.ndarray) -> None:
+        """Set what is known of the best candidate, among those that were trained to the end."""
+        table = self.cv_results_
+        to_the_end = np.flatnonzero(n_resources == n_resources.max())
+        if callable(self.refit):
+            index = self.refit({k: _rows(v, to_the_end) for k, v in table.items()})
+            if not isinstance(index, Integral):
+                raise TypeError(f"refit must return an integer, got {index!r}.")
+            if not 0 <= index < len(to_the_end):
+                raise IndexError(
+                    f"refit must return an index from 0 to {len(to_the_end) - 1}, got {index}."
+                )
+            self.best_index_ = int(to_the_end[index])
+        else:
+            self.best_index_ = int(table[f"rank_test_{main_score}"].argmin())
+        self.best_params_ = table["params"][self.best_index_]
+        self.best_score_ = table[f"mean_test_{main_score}"][self.best_index_]
+        self.mgs_strength_ = self.best_params_["mgs_strength"]
+        scores = {
+            name: np.array([table[f"split{i}_test_{name}"] for i in range(self.n_splits_)])
+            for name in self.scorer_
+        }
+        self.multimetric_ = len(scores) > 1 or "score" not in scores
+        self.scores_ = scores if self.multimetric_ else scores["score"]
+
+    # --------------------------------------------------------------- predicting
+
+    def __getattr__(self, name: str):
+        """Fitted attributes of the best estimator."""
+        if name.endswith("_") and not name.startswith("_") and "best_estimator_" in vars(self):
+            return getattr(self.best_estimator_, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _best(self):
+        check_is_fitted(self, "best_estimator_")
+        return self.best_estimator_
+
+    def predict(self, X):
+        """Predict with the best estimator.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predictions.
+        """
+        return self._best().predict(X)
+
+    def score(self, X, y, sample_weight=None):
+        """Score the best estimator by the score that chose it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their labels or targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, for scorers that take them.
+
+        Returns
+        -------
+        score : float
+            With a callable `refit` and several scores, the first of them.
+        """
+        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.scorer_[self._main_score()](self._best(), X, y, **weight)
+
+    def __sklearn_tags__(self):
+        """Sparse input is accepted."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _rows(column, index: np.ndarray):
+    """Some rows of a column of ``cv_results_``."""
+    return [column[i] for i in index] if isinstance(column, list) else column[index]
+
+
+def _warn_of_failures(models: list[Model]) -> None:
+    """As scikit-learn's searches: a warning if some fits failed, an error if all did."""
+    failures = [m for m in models if m.failure]
+    if not failures:
+        return
+    message = (
+        f"{len(failures)} fits failed out of a total of {len(models)}, the first with "
+        f"{failures[0].params} on split {failures[0].split}: {failures[0].failure}. Scale the "
+        f"input data, or lower learning_rate_init or the strengths."
+    )
+    if len(failures) == len(models):
+        raise ValueError(f"All the {message}")
+    warnings.warn(f"{message} Their scores are nan.", FitFailedWarning)

@@ -1,0 +1,291 @@
+"""Training many models in one batch, each to the end that a lone fit would come to."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_mgs._coherence import cosine
+from sklearn_mgs._data import BatchIterator
+from sklearn_mgs.search._batched_data import BatchedBatch, BatchedSamples
+from sklearn_mgs.search._batched_net import BatchedMLP
+from sklearn_mgs.search._batched_objective import BatchedObjective, BatchedPenalty, Terms
+from sklearn_mgs.search._batched_optim import BatchedAdam, BatchedRegularizer, BatchedSGD
+from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
+from sklearn_mgs.search._fold import Model
+
+__all__ = ["BatchedFit"]
+
+
+class BatchedFit:
+    """Models of one shape that train together; those that have stopped leave the batch.
+
+    Parameters
+    ----------
+    models : list of Model
+        Their folds have one signature, and the penalty is on in all or in none.
+
+    Attributes
+    ----------
+    models : list of Model
+        All of them, in the given order.
+    active : list of Model
+        Those that still train, in the order of the batch.
+    epoch : int
+        Epochs trained.
+    """
+
+    def __init__(self, models: list[Model]):
+        self.models = models
+        self.active = list(models)
+        self.epoch = 0
+        self.net: BatchedMLP | None = None
+
+    # ---------------------------------------------------------------- beginning
+
+    def start(self) -> None:
+        """Make the tensors; from here on the folds' estimators are this batch's own."""
+        shared = list({id(m.fold): m.fold for m in self.models}.values())
+        own = {id(fold): fold.private() for fold in shared}
+        for model in self.models:
+            model.fold = own[id(model.fold)]
+        fold = self.models[0].fold
+        est = self.estimator = fold.estimator
+        parameter = next(est.module_.parameters())
+        self.like = {"dtype": parameter.dtype, "device": parameter.device}
+        parts = [m.fold.initial() for m in self.models]
+        weights, biases = ([torch.stack(p) for p in zip(*part)] for part in zip(*parts))
+        self.net = BatchedMLP(weights, biases, est.activation, est.dropout)
+        self.best = [p.clone() for p in self.net.parameters] if est.early_stopping else None
+        self.objective = self._make_objective()
+        self.step_size = self._make_optimizer()
+        threshold = est.coherence_threshold
+        self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), threshold)
+        n_batch = est._n_batch(len(fold.samples))
+        self.batches = BatchIterator(self._samples(), n_batch, est.shuffle, est._random_state)
+        self.torch_state = torch.Generator(parameter.device).manual_seed(fold.seed).get_state()
+
+    def _samples(self) -> BatchedSamples:
+        folds = list({id(m.fold): m.fold for m in self.active}.values())
+        position = {id(fold): i for i, fold in enumerate(folds)}
+        return BatchedSamples(
+            [fold.samples for fold in folds], [position[id(m.fold)] for m in self.active]
+        )
+
+    def _values(self, name: str) -> Tensor:
+        """A parameter of each model, shape (M,)."""
+        default = getattr(self.estimator, name)
+        return torch.tensor([m.params.get(name, default) for m in self.models], **self.like)
+
+    def _column(self, name: str) -> Tensor | None:
+        """The same of shape (M, 1, 1), or None if it is zero in all."""
+        values = self._values(name)
+        return values[:, None, None] if values.any() else None
+
+    def _make_objective(self) -> BatchedObjective:
+        est = self.estimator
+        return BatchedObjective(
+            est._loss_name(),
+            self._make_penalty(),
+            label_smoothing=getattr(est, "label_smoothing", 0.0),
+            input_noise=est.input_noise,
+            jacobian_strength=est.jacobian_strength,
+            gradient_strength=est.gradient_strength,
+        )
+
+    def _make_penalty(self) -> BatchedPenalty | None:
+        strength = self._values("mgs_strength")
+        if not strength.any():
+            return None
+        penalties = [m.fold.penalty for m in self.models]
+        scale = torch.stack([p.scale_ for p in penalties]).to(**self.like)
+        weights = [
+            torch.tensor([p.layer_weights_[name] for p in penalties], **self.like)[:, None, None]
+            if name in penalties[0].layer_weights_
+            else None
+            for name in (f"linear{i}" for i in range(len(self.net.weights)))
+        ]
+        return BatchedPenalty(
+            penalties[0], strength / scale, weights, self.estimator.mgs_batch_size
+        )
+
+    def _make_optimizer(self):
+        est, parameters = self.estimator, self.net.parameters
+        if est.solver == "adam":
+            betas = (est.beta_1, est.beta_2)
+            return BatchedAdam(parameters, est.learning_rate_init, betas, est.epsilon)
+        nesterov = est.nesterovs_momentum and est.momentum > 0
+        return BatchedSGD(parameters, est.learning_rate_init, est.momentum, nesterov)
+
+    # ----------------------------------------------------------------- training
+
+    def train(self, until: int, on_epoch=None) -> None:
+        """Train until epoch `until`, or until no model is left.
+
+        Parameters
+        ----------
+        until : int
+            Epochs since the beginning.
+        on_epoch : callable, default=None
+            Called with the number of models that were trained, after each epoch.
+        """
+        began = time.perf_counter()
+        if self.net is None:
+            self.start()
+        generator = torch.Generator(self.like["device"])
+        generator.set_state(self.torch_state)
+        while self.active and self.epoch < until:
+            trained = len(self.active)
+            self._after_epoch(self._train_epoch(generator))
+            if on_epoch is not None:
+                on_epoch(trained)
+        for row, model in enumerate(self.active):
+            model.parameters = self._parameters_of(row, self._result)
+        self.torch_state = generator.get_state()
+        for model in self.models:
+            model.fit_time += (time.perf_counter() - began) / len(self.models)
+
+    def _train_epoch(self, generator) -> dict[str, np.ndarray]:
+        """Take a step per mini-batch; return the epoch's means, each of shape (M,)."""
+        sums: dict[str, list[Tensor]] = {"train_loss": [], "l2": [], "mgs_penalty": []}
+        for batch in self.batches:
+            if batch is not None:
+                self._step(batch, sums, generator)
+        self.epoch += 1
+        zero = torch.zeros(len(self.active), dtype=torch.float64, device=self.like["device"])
+        means = [
+            torch.stack(v).double().sum(0) / len(self.batches.samples) if v else zero
+            for v in sums.values()
+        ]
+        finite = sum(p.detach().sum((1, 2)) for p in self.net.parameters)
+        rows = torch.stack([*means, finite.double()]).cpu().numpy()
+        return dict(zip([*sums, "parameters"], rows))
+
+    def _step(self, batch: BatchedBatch, sums: dict, generator) -> None:
+        net, regularizer = self.net, self.regularizer
+        n, n_samples = batch.weight_sum, batch.n_samples
+        n = n[:, None, None] if isinstance(n, Tensor) else n
+        norm = regularizer.half_squared_norm(net.weights)
+        terms, gradients, coherence = self._gradients(batch, generator)
+        regularizer.before_step(net.weights, gradients[: len(net.weights)], n, coherence)
+        self.step_size.step(net.parameters, gradients)
+        regularizer.after_step(net.weights, self.step_size.learning_rate, n)
+        sums["train_loss"].append(terms.data_loss * n_samples)
+        if norm is not None:
+            sums["l2"].append(norm * (regularizer.alpha / n * n_samples).flatten())
+        if terms.mgs_penalty is not None:
+            sums["mgs_penalty"].append(terms.mgs_penalty * n_samples)
+
+    def _gradients(self, batch: BatchedBatch, generator):
+        """Terms, gradients, and the coherence (M,) of the mini-batch's halves if it counts."""
+        halves = self.estimator.coherence_threshold is not None
+        halves = halves and self.estimator.coherence == "batch" and batch.n_samples > 1
+        if not halves:
+            return *self._objective_gradients(batch, generator), None
+        middle = batch.n_samples // 2
+        rows = slice(0, middle), slice(middle, batch.n_samples)
+        shares = [self._share(batch, part) for part in rows]
+        terms, parts = [], []
+        for part, share in zip(rows, shares):
+            t, gradients = self._objective_gradients(batch.part(part), generator)
+            terms.append(Terms(*(None if v is None else v * share.flatten() for v in t)))
+            parts.append([g * share for g in gradients])
+        L = len(self.net.weights)
+        coherence = torch.func.vmap(cosine)(parts[0][:L], parts[1][:L])
+        both = Terms(*(None if a is None else a + b for a, b in zip(*terms)))
+        return both, [a + b for a, b in zip(*parts)], coherence
+
+    def _share(self, batch: BatchedBatch, rows: slice) -> Tensor:
+        """Share (M, 1, 1) of the mini-batch's weight that some of its samples have."""
+        weight = batch.sample_weight
+        if weight is None:
+            weight = torch.ones(len(self.active), batch.n_samples, **self.like)
+        return (weight[:, rows].sum(1) / weight.sum(1))[:, None, None]
+
+    def _objective_gradients(self, batch: BatchedBatch, generator):
+        if covers(self.objective, self.net):
+            return explicit_gradients(self.objective, self.net, batch, generator)
+        return self.objective.gradients(self.net, batch, generator)
+
+    # ------------------------------------------------------------ after an epoch
+
+    def _after_epoch(self, means: dict[str, np.ndarray]) -> None:
+        """Count, as a lone fit does, and let those go that it would stop."""
+        est = self.estimator
+        finite = np.all([np.isfinite(v) for v in means.values()], axis=0)
+        losses = est._reported_loss(means)
+        improved = []
+        for row, model in enumerate(self.active):
+            if not finite[row]:
+                model.failure = f"non-finite weights or losses in epoch {self.epoch}"
+                continue
+            score = self._validation_score(row) if est.early_stopping else None
+            if model.after_epoch(float(losses[row]), score):
+                improved.append(row)
+        if self.best is not None and improved:
+            for best, p in zip(self.best, self.net.parameters):
+                best[improved] = p[improved]
+        self._schedule_learning_rate()
+        last = self.epoch >= est.max_iter
+        self.leave([row for row, m in enumerate(self.active) if last or m.failure or m.exhausted])
+
+    def _validation_score(self, row: int) -> float:
+        model = self.active[row]
+        model.load(self._parameters_of(row, self.net.parameters))
+        return model.fold.estimator._score_validation(model.fold.validation)
+
+    def _schedule_learning_rate(self) -> None:
+        """Follow the schedules "invscaling" and "adaptive", which are SGD's."""
+        est, sgd = self.estimator, self.step_size
+        if est.solver != "sgd" or est.learning_rate == "constant":
+            return
+        rate = sgd.learning_rate.clone()
+        if est.learning_rate == "invscaling":
+            t = self.epoch * len(self.batches.samples)
+            rate.fill_(est.learning_rate_init / (t + 1) ** est.power_t)
+        else:
+            rates = rate.flatten().tolist()
+            for row, model in enumerate(self.active):
+                if model.exhausted and rates[row] > 1e-6:
+                    rate[row] /= 5
+                    model.stale = 0
+        sgd.set_learning_rate(rate)
+
+    @property
+    def _result(self) -> list[Tensor]:
+        """The weights that a fit would end with now: the best, with early stopping."""
+        return self.net.parameters if self.best is None else self.best
+
+    def _parameters_of(self, row: int, parameters: list[Tensor]) -> list[Tensor]:
+        return [p[row].detach().to("cpu", copy=True) for p in parameters]
+
+    def leave(self, rows: list[int]) -> None:
+        """Let the models in these rows go, with the weights they have come to."""
+        if not rows:
+            return
+        for row in rows:
+            self.active[row].parameters = self._parameters_of(row, self._result)
+        stay = [row for row in range(len(self.active)) if row not in set(rows)]
+        self.active = [self.active[row] for row in stay]
+        keep = torch.tensor(stay, dtype=torch.int64, device=self.like["device"])
+        for part in (self.net, self.objective, self.step_size, self.regularizer):
+            part.keep(keep)
+        self.best = None if self.best is None else [b[keep] for b in self.best]
+        if self.active:
+            self.batches.samples = self._samples()
+        else:
+            self.net = self.objective = self.step_size = self.regularizer = None
+
+    def drop(self, staying) -> None:
+        """Let all go whose candidate is not among those."""
+        self.leave([r for r, m in enumerate(self.active) if m.candidate not in staying])
+
+    def release(self) -> None:
+        """Forget all but the models' records."""
+        self.active, self.net, self.best = [], None, None
+        self.objective = self.step_size = self.regularizer = self.batches = None
+        for model in self.models:
+            model.parameters = model.fold = None

@@ -1,0 +1,140 @@
+"""Optimizers and weight regularisers of many models, with the arithmetic of a lone fit."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from sklearn_mgs._coherence import cosine
+
+__all__ = ["BatchedAdam", "BatchedRegularizer", "BatchedSGD"]
+
+
+class BatchedAdam:
+    """Adam with scikit-learn's epsilon; all models have taken the same number of steps."""
+
+    def __init__(self, parameters: list[Tensor], learning_rate, betas, eps):
+        self.learning_rate, self.betas, self.eps = learning_rate, betas, eps
+        self.moments = [torch.zeros_like(p) for p in parameters]
+        self.squares = [torch.zeros_like(p) for p in parameters]
+        self.steps = [torch.zeros((), device=p.device) for p in parameters]
+        self.t = 0
+
+    @torch.no_grad()
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """Move the parameters."""
+        self.t += 1
+        adam(
+            parameters,
+            gradients,
+            self.moments,
+            self.squares,
+            [],
+            self.steps,
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self.eps / math.sqrt(1 - self.betas[1] ** self.t),
+            maximize=False,
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the models `rows` alone."""
+        self.moments = [m[rows] for m in self.moments]
+        self.squares = [s[rows] for s in self.squares]
+
+
+class BatchedSGD:
+    """SGD with momentum and a learning rate for each model, of shape (M, 1, 1)."""
+
+    def __init__(self, parameters: list[Tensor], learning_rate, momentum, nesterov):
+        M = len(parameters[0])
+        self.learning_rate = parameters[0].new_full((M, 1, 1), learning_rate)
+        self.momentum, self.nesterov = momentum, nesterov
+        self.buffers = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """Move the parameters."""
+        for p, g, buffer in zip(parameters, gradients, self.buffers):
+            buffer.mul_(self.momentum).add_(g)
+            direction = g.add(buffer, alpha=self.momentum) if self.nesterov else buffer
+            p.addcmul_(direction, self.learning_rate, value=-1)
+
+    def set_learning_rate(self, learning_rate: Tensor) -> None:
+        """Change the rates (M, 1, 1); the velocities keep the old ones, as scikit-learn's do."""
+        ratio = self.learning_rate / learning_rate
+        for buffer in self.buffers:
+            buffer.mul_(ratio)
+        self.learning_rate = learning_rate
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the models `rows` alone."""
+        self.buffers = [b[rows] for b in self.buffers]
+        self.learning_rate = self.learning_rate[rows]
+
+
+class BatchedRegularizer:
+    """L2 as a gradient, L1 as a proximal step, each with a strength (M, 1, 1) per model.
+
+    Parameters
+    ----------
+    alpha, l1 : Tensor of shape (M, 1, 1), or None
+        Strengths; None where they are zero in every model.
+    threshold : float, default=None
+        They act at the steps of a model whose coherence reaches it; None: at all.
+    """
+
+    def __init__(self, alpha: Tensor | None, l1: Tensor | None, threshold: float | None = None):
+        self.alpha, self.l1, self.threshold = alpha, l1, threshold
+        self.acts: Tensor | None = None
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the models `rows` alone."""
+        self.alpha = None if self.alpha is None else self.alpha[rows]
+        self.l1 = None if self.l1 is None else self.l1[rows]
+
+    @torch.no_grad()
+    def half_squared_norm(self, weights: list[Tensor]) -> Tensor | None:
+        """½ ‖w‖², shape (M,), for the reported loss."""
+        if self.alpha is None:
+            return None
+        return sum(torch.linalg.vector_norm(w.flatten(1), dim=1).square() for w in weights) / 2
+
+    @torch.no_grad()
+    def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
+        """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""
+        if self.threshold is not None:
+            self.acts = self._acts(weights, gradients, n, coherence)
+        if self.alpha is not None:
+            factor = self.alpha / n if self.acts is None else self.alpha / n * self.acts
+            for w, g in zip(weights, gradients):
+                g.addcmul_(w, factor)
+
+    def _acts(self, weights, gradients, n, coherence) -> Tensor:
+        if coherence is None:
+            terms = [torch.zeros_like(w) for w in weights]
+            if self.alpha is not None:
+                terms = [t.addcmul_(w, self.alpha / n) for t, w in zip(terms, weights)]
+            if self.l1 is not None:
+                terms = [t.addcmul_(w.sign(), self.l1 / n) for t, w in zip(terms, weights)]
+            summed = [g + t for g, t in zip(gradients, terms)]
+            coherence = torch.func.vmap(cosine)(gradients, summed)
+        return (coherence >= self.threshold).to(weights[0].dtype)[:, None, None]
+
+    @torch.no_grad()
+    def after_step(self, weights, learning_rate, n) -> None:
+        """Take L1's proximal step."""
+        if self.l1 is None:
+            return
+        threshold = learning_rate * self.l1 / n
+        if self.acts is not None:
+            threshold = threshold * self.acts
+        for w in weights:
+            w.copy_(w.sign() * (w.abs() - threshold).clamp_(min=0))

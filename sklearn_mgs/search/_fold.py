@@ -1,0 +1,170 @@
+"""One fold's training samples, and a lone estimator built for them, ready to train."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from torch import Tensor
+
+from sklearn_mgs._base import BaseMLP
+from sklearn_mgs._data import Samples
+from sklearn_mgs._fit_loop import ValidationSet
+from sklearn_mgs.penalty import MGSPenalty
+
+__all__ = ["Fold", "Model", "prepare_fold"]
+
+
+@dataclass
+class Fold:
+    """What all candidates share on one fold: everything but the strengths.
+
+    Attributes
+    ----------
+    estimator : BaseMLP
+        Built for the fold's training samples, with initial weights, not trained.
+    samples : Samples
+        The training samples, without those held out for early stopping.
+    validation : ValidationSet or None
+        Those held out.
+    penalty : MGSPenalty or None
+        Calibrated at the initial weights.
+    seed : int
+        With which a lone fit seeds torch.
+    """
+
+    estimator: BaseMLP
+    samples: Samples
+    validation: ValidationSet | None
+    penalty: MGSPenalty | None
+    seed: int
+
+    @property
+    def signature(self) -> tuple:
+        """Folds with the same can be trained in one batch."""
+        est, samples = self.estimator, self.samples
+        weight = samples.host_weight
+        # Mini-batches without any weight are skipped: that must be so for all models of a batch.
+        alone = None if weight is None or (weight > 0).all() else id(self)
+        return (
+            tuple(est._network["layers"]),
+            est._loss_name(),
+            len(samples),
+            weight is None,
+            alone,
+        )
+
+    def initial(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Initial weights (in, out) and biases (1, out)."""
+        linears = self.estimator.module_.linears
+        weights = [m.weight.detach().T.contiguous() for m in linears]
+        return weights, [m.bias.detach().unsqueeze(0) for m in linears]
+
+    def private(self) -> Fold:
+        """The same with an estimator of its own, to write weights into."""
+        return Fold(
+            copy.deepcopy(self.estimator), self.samples, self.validation, self.penalty, self.seed
+        )
+
+
+def prepare_fold(estimator: BaseMLP, X, y, sample_weight=None) -> Fold:
+    """Do what a lone fit of `estimator` does before its first epoch.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+        A copy of it is prepared. With ``mgs_strength > 0`` the penalty is calibrated.
+    X, y, sample_weight : array-like
+        The fold's training samples.
+    """
+    est = clone(estimator)
+    samples, validation, seed = est._prepare(X, y, sample_weight, None, incremental=False)
+    return Fold(est, samples, validation, est.net_.criterion_.penalty, seed)
+
+
+@dataclass(eq=False)
+class Model:
+    """One candidate on one fold, and how its training went.
+
+    Attributes
+    ----------
+    candidate, split : int
+        Which.
+    params : dict
+        The candidate's parameters.
+    fold : Fold
+        The fold.
+    n_iter : int
+        Epochs trained.
+    best : float or None
+        Best validation score, or minus the lowest loss, so far.
+    stale : int
+        Epochs since it improved.
+    failure : str
+        Why the training failed, if it did.
+    parameters : list of Tensor or None
+        Weights (in, out), then biases (1, out), once it has stopped or paused.
+    loss_curve, validation_scores : list of float
+        Per epoch.
+    fit_time, score_time : float
+        Seconds; of the training, its share of the batch's.
+    scores : dict of str to float, or None
+        On the samples that the fold leaves out.
+    """
+
+    candidate: int
+    split: int
+    params: dict[str, Any]
+    fold: Fold | None
+    n_iter: int = 0
+    best: float | None = None
+    stale: int = 0
+    failure: str = ""
+    parameters: list[Tensor] | None = None
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    fit_time: float = 0.0
+    score_time: float = 0.0
+    scores: dict[str, float] | None = None
+
+    def after_epoch(self, loss: float, score: float | None) -> bool:
+        """Keep count by the rules of a lone fit; return whether this epoch is the best so far."""
+        est = self.fold.estimator
+        self.n_iter += 1
+        self.loss_curve.append(loss)
+        value = -loss
+        if score is not None:
+            self.validation_scores.append(score)
+            value = score
+        best = -np.inf if self.best is None else self.best
+        self.stale = self.stale + 1 if value < best + est.tol else 0
+        if value > best:
+            self.best = value
+            return True
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has not improved for too long."""
+        return self.stale > self.fold.estimator.n_iter_no_change
+
+    def load(self, parameters: list[Tensor]) -> BaseMLP:
+        """Write weights (in, out), then biases (1, out), into the fold's estimator."""
+        L = len(parameters) // 2
+        biases = [b.flatten() for b in parameters[L:]]
+        self.fold.estimator.module_.write(parameters[:L], biases)
+        return self.fold.estimator
+
+    def as_estimator(self) -> BaseMLP:
+        """The fold's estimator, made to look as a lone fit leaves it."""
+        est = self.load(self.parameters).set_params(**self.params)
+        watches = self.fold.validation is not None
+        est.n_iter_, est.t_ = self.n_iter, self.n_iter * len(self.fold.samples)
+        est.loss_curve_, est.loss_ = self.loss_curve, self.loss_curve[-1]
+        est.best_loss_ = None if watches else -self.best
+        est.validation_scores_ = self.validation_scores if watches else None
+        est.best_validation_score_ = self.best if watches else None
+        return est

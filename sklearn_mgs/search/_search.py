@@ -1,0 +1,170 @@
+"""Training and scoring all candidates on all folds, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from sklearn.utils import _safe_indexing
+from sklearn.utils.parallel import Parallel, delayed
+
+from sklearn_mgs.search._batched_fit import BatchedFit
+from sklearn_mgs.search._fold import Model
+
+__all__ = ["Scoring", "make_batches", "search"]
+
+
+@dataclass
+class Scoring:
+    """Scores of a model on the samples that its fold leaves out.
+
+    Attributes
+    ----------
+    scorers : dict of str to callable
+        ``scorer(estimator, X, y)``; those that take a ``sample_weight`` get it.
+    X, y, sample_weight : array-like
+        All samples.
+    splits : list of (train, test)
+        Indices.
+    """
+
+    scorers: dict[str, Any]
+    X: Any
+    y: Any
+    sample_weight: np.ndarray | None
+    splits: list
+
+    def __call__(self, model: Model) -> None:
+        """Write ``model.scores`` and ``model.score_time``; not a number if its fit failed."""
+        began = time.perf_counter()
+        if model.failure:
+            model.scores = dict.fromkeys(self.scorers, np.nan)
+            return
+        estimator = model.as_estimator()
+        test = self.splits[model.split][1]
+        X, y = _safe_indexing(self.X, test), _safe_indexing(self.y, test)
+        model.scores = {
+            name: _score(name, scorer, estimator, X, y, self._weight(scorer, test))
+            for name, scorer in self.scorers.items()
+        }
+        model.score_time = time.perf_counter() - began
+
+    def _weight(self, scorer, test) -> dict:
+        takes = signature(getattr(scorer, "_score_func", scorer)).parameters
+        if self.sample_weight is None or "sample_weight" not in takes:
+            return {}
+        return {"sample_weight": self.sample_weight[test]}
+
+
+def _score(name, scorer, estimator, X, y, kwargs) -> float:
+    score = scorer(estimator, X, y, **kwargs)
+    if np.ndim(score) or not np.issubdtype(np.asarray(score).dtype, np.number):
+        raise ValueError(f"scoring must return a number, got {score!r} from the scorer {name!r}.")
+    return float(score)
+
+
+def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[BatchedFit]:
+    """Divide the models into batches of one shape and at most `max_models`.
+
+    There are at least `n_jobs` batches of each shape, if it has as many models.
+    """
+    shapes: dict[tuple, list[Model]] = {}
+    for model in models:
+        shape = *model.fold.signature, model.params["mgs_strength"] > 0
+        shapes.setdefault(shape, []).append(model)
+    batches = []
+    for same in shapes.values():
+        n = min(len(same), max(n_jobs, -(-len(same) // max_models)))
+        cuts = np.linspace(0, len(same), n + 1).round().astype(int)
+        batches += [BatchedFit(same[i:j]) for i, j in pairwise(cuts)]
+    return batches
+
+
+def search(batches, rungs, scoring, main_score, n_jobs, progress) -> tuple[list[Model], dict]:
+    """Train and score all models.
+
+    Parameters
+    ----------
+    batches : list of BatchedFit
+        Not started.
+    rungs : list of (epoch, candidates that stay)
+        After each, only so many candidates go on, those with the best mean of `main_score`.
+    scoring : Scoring
+        Scores a model.
+    main_score : str
+        Name of the score that decides.
+    n_jobs : int
+        Batches that train at once.
+    progress : Progress
+        Is told.
+
+    Returns
+    -------
+    models : list of Model
+        Scored.
+    n_resources : dict of int to int
+        Epochs that each candidate was given.
+    """
+    staying = sorted({m.candidate for b in batches for m in b.models})
+    n_resources: dict[int, int] = {}
+    for epoch, stay in rungs:
+        n_resources |= dict.fromkeys(staying, epoch)
+        last = epoch == rungs[-1][0]
+        threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
+        run = delayed(_advance)
+        batches = Parallel(n_jobs=n_jobs, prefer="threads")(
+            run(batch, epoch, scoring, last, threads, progress) for batch in batches
+        )
+        models = [m for b in batches for m in b.models]
+        progress.scored(models)
+        if not last:
+            staying = _best(models, staying, main_score, stay)
+            for batch in batches:
+                batch.drop(staying)
+    return models, n_resources
+
+
+def _advance(batch, epoch, scoring, last, threads, progress) -> BatchedFit:
+    """Train one batch until `epoch` and score its models."""
+    with torch_threads(threads):
+        unscored = [m for m in batch.models if m.scores is None or m in batch.active]
+        batch.train(epoch, progress.epoch)
+        for model in unscored:
+            scoring(model)
+    progress.scored(unscored)
+    if last:
+        batch.release()
+    return batch
+
+
+def _best(models, staying, main_score, n) -> list[int]:
+    """The `n` candidates with the best mean score; of equal ones the first."""
+    scores: dict[int, list[float]] = {c: [] for c in staying}
+    for model in models:
+        if model.candidate in scores:
+            scores[model.candidate].append(model.scores[main_score])
+    means = {c: np.mean(values) for c, values in scores.items()}
+    order = sorted(staying, key=lambda c: -means[c] if np.isfinite(means[c]) else np.inf)
+    return sorted(order[:n])
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Let torch use `n` threads inside the block; None: as many as it does."""
+    if n is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

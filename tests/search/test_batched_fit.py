@@ -1,0 +1,320 @@
+"""Each model of a batch against a lone fit with the same seed: weights, losses, epochs."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_matrix
+from sklearn.model_selection import KFold
+
+from sklearn_mgs import MLPClassifier, MLPRegressor
+from sklearn_mgs.search._batched_objective import BatchedObjective
+from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
+from sklearn_mgs.search._fold import Model, prepare_fold
+from sklearn_mgs.search._search import make_batches
+
+rng = np.random.RandomState(0)
+N = 41  # two folds of different sizes
+X = rng.randn(N, 4)
+CLASSES = rng.randint(0, 3, N)
+BINARY = np.where(rng.rand(N) < 0.5, "a", "b")
+LABELS = rng.randint(0, 2, (N, 3))
+TARGET = X[:, 0] + 0.1 * rng.randn(N)
+TARGETS = np.c_[TARGET, X[:, 1]]
+WEIGHTS = rng.rand(N) + 0.1
+COUNTS = rng.randint(0, 3, N).astype(float)  # with zeros
+
+SPLITS = list(KFold(2).split(X))
+BASE = {"hidden_layer_sizes": (6, 5), "max_iter": 5, "batch_size": 8, "random_state": 3}
+
+
+def candidates(**lists):
+    grid = [{"mgs_strength": s} for s in (0.0, 0.1, 3.0)]
+    for name, values in lists.items():
+        grid = [{**c, name: v} for c in grid for v in values]
+    return grid
+
+
+def batches(estimator, y, sample_weight=None, grid=None, X=X, max_models=100):
+    weights = [None if sample_weight is None else sample_weight[train] for train, _ in SPLITS]
+    folds = [
+        prepare_fold(estimator.set_params(mgs_strength=1.0), X[train], y[train], w)
+        for (train, _), w in zip(SPLITS, weights)
+    ]
+    models = [
+        Model(i, split, params, fold)
+        for split, fold in enumerate(folds)
+        for i, params in enumerate(grid or candidates())
+    ]
+    return make_batches(models, max_models, 1)
+
+
+def arrays(model):
+    layers = len(model.parameters) // 2
+    weights, biases = model.parameters[:layers], model.parameters[layers:]
+    return [w.numpy() for w in weights], [b.numpy().ravel() for b in biases]
+
+
+def assert_like_lone_fits(estimator_class, y, sample_weight=None, grid=None, X=X, **params):
+    params = {**BASE, **params}
+    trained = []
+    for batch in batches(estimator_class(**params), y, sample_weight, grid, X):
+        batch.train(params["max_iter"])
+        trained += batch.models
+    assert len(trained) == len(SPLITS) * len(grid or candidates())
+    for model in trained:
+        train = SPLITS[model.split][0]
+        weight = None if sample_weight is None else sample_weight[train]
+        lone = estimator_class(**{**params, **model.params}).fit(X[train], y[train], weight)
+        assert model.n_iter == lone.n_iter_
+        assert_allclose(model.loss_curve, lone.loss_curve_, rtol=1e-9, atol=1e-10)
+        for ours, theirs in zip(arrays(model), (lone.coefs_, lone.intercepts_)):
+            for a, b in zip(ours, theirs):
+                assert_allclose(a, b, rtol=0, atol=1e-8)
+        assert_allclose(model.validation_scores, lone.validation_scores_ or [], rtol=1e-12)
+    return trained
+
+
+def ids(params):
+    return "-".join(f"{k}={v}" for k, v in params.items()) or "default"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"activation": "tanh"},
+        {"activation": "logistic", "hidden_layer_sizes": (6,)},
+        {"activation": "identity"},
+        {"hidden_layer_sizes": ()},
+        {"shuffle": False},
+        {"batch_size": "auto"},
+        {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3},
+        {"solver": "sgd", "learning_rate_init": 0.05},
+        {"solver": "sgd", "nesterovs_momentum": False},
+        {"solver": "sgd", "momentum": 0.0},
+        {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1},
+    ],
+    ids=ids,
+)
+def test_networks_and_optimizers(params):
+    assert_like_lone_fits(MLPClassifier, CLASSES, **params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"mgs_outputs": "all", "activation": "tanh"},
+        {"mgs_outputs": "sum"},
+        {"mgs_outputs": "random"},
+        {"mgs_layers": "hidden", "activation": "tanh"},
+        {"mgs_layers": "first"},
+        {"mgs_layers": "balanced"},
+        {"mgs_centered": True},
+        {"mgs_centered": "class", "mgs_outputs": "all"},
+        {"mgs_batch_size": 5, "activation": "tanh", "mgs_outputs": "all"},
+        {"mgs_metric": "det"},
+        {"mgs_metric": "det", "mgs_layers": "balanced", "mgs_outputs": "all"},
+        {"mgs_metric": "det", "mgs_centered": "class", "mgs_batch_size": 5},
+    ],
+    ids=ids,
+)
+def test_penalties(params):
+    assert_like_lone_fits(MLPClassifier, CLASSES, **params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"dropout": 0.3, "activation": "identity"},
+        {"dropout": 0.3, "mgs_outputs": "all", "activation": "tanh"},
+        {"dropout": 0.3, "mgs_batch_size": 5},
+        {"input_noise": 0.1},
+        {"label_smoothing": 0.1},
+        {"jacobian_strength": 0.1, "activation": "tanh"},
+        {"gradient_strength": 0.1},
+        {
+            "dropout": 0.2,
+            "input_noise": 0.1,
+            "jacobian_strength": 0.1,
+            "gradient_strength": 0.1,
+            "mgs_outputs": "random",
+            "mgs_batch_size": 5,
+        },
+        {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.95, "coherence": "total"},
+        {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.2, "coherence": "batch"},
+        {"alpha": 0.0},
+        {"class_weight": "balanced"},
+    ],
+    ids=ids,
+)
+def test_regularisers(params):
+    assert_like_lone_fits(MLPClassifier, CLASSES, **params)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_strengths_of_l1_and_l2_differ_within_a_batch(solver):
+    grid = candidates(alpha=[0.0, 1.0], l1=[0.0, 0.3])
+    assert_like_lone_fits(MLPClassifier, CLASSES, grid=grid, solver=solver)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "params"),
+    [
+        (MLPClassifier, BINARY, {"label_smoothing": 0.2}),
+        (MLPClassifier, BINARY, {"mgs_outputs": "target", "mgs_centered": "class"}),
+        (MLPClassifier, LABELS, {"mgs_metric": "det"}),
+        (MLPRegressor, TARGET, {}),
+        (MLPRegressor, TARGETS, {}),
+        (MLPRegressor, TARGETS, {"mgs_outputs": "all", "activation": "tanh"}),
+        (MLPRegressor, np.abs(TARGET), {"loss": "poisson"}),
+    ],
+)
+def test_kinds_of_targets(estimator, y, params):
+    assert_like_lone_fits(estimator, y, **params)
+
+
+@pytest.mark.parametrize("sample_weight", [WEIGHTS, COUNTS], ids=["weights", "counts"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"mgs_metric": "det"},
+        {"mgs_centered": True, "mgs_batch_size": 3},
+        {"batch_size": 2},  # some mini-batches of counts have no weight
+        {"early_stopping": True},
+        {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.2, "coherence": "batch"},
+    ],
+    ids=ids,
+)
+def test_sample_weight(params, sample_weight):
+    assert_like_lone_fits(MLPClassifier, CLASSES, sample_weight, **params)
+
+
+def test_sparse_samples():
+    assert_like_lone_fits(MLPClassifier, CLASSES, X=csr_matrix(X))
+
+
+ADAPTIVE = {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1, "learning_rate_init": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "params"),
+    [
+        (MLPClassifier, CLASSES, {"tol": 0.02, "learning_rate_init": 0.03}),
+        (MLPClassifier, CLASSES, {"early_stopping": True, "learning_rate_init": 0.1}),
+        (MLPRegressor, TARGET, {"early_stopping": True, "learning_rate_init": 0.01}),
+        (MLPClassifier, CLASSES, ADAPTIVE),
+    ],
+)
+def test_each_stops_in_its_own_time(estimator, y, params):
+    trained = assert_like_lone_fits(estimator, y, max_iter=40, n_iter_no_change=1, **params)
+    epochs = {model.n_iter for model in trained}
+    assert len(epochs) > 1
+    assert min(epochs) < 40
+
+
+def test_a_failure_leaves_the_others_alone():
+    params = {**BASE, "solver": "sgd", "learning_rate_init": 0.01}
+    grid = [{"mgs_strength": s} for s in (0.1, 1e200)]
+    batch, _ = batches(MLPClassifier(**params), CLASSES, grid=grid)
+    batch.train(5)
+    fine, failed = batch.models
+    assert "non-finite weights or losses in epoch 1" in failed.failure
+    train = SPLITS[fine.split][0]
+    lone = MLPClassifier(**params, mgs_strength=0.1).fit(X[train], CLASSES[train])
+    assert_allclose(arrays(fine)[0][0], lone.coefs_[0], rtol=0, atol=1e-8)
+    with pytest.raises(ValueError, match="non-finite"):
+        MLPClassifier(**params, mgs_strength=1e200).fit(X[train], CLASSES[train])
+
+
+def test_training_goes_on_after_a_pause_and_a_pickle():
+    params = {**BASE, "dropout": 0.2, "early_stopping": True}
+    (whole, *_) = batches(MLPClassifier(**params), CLASSES)
+    (paused, *_) = batches(MLPClassifier(**params), CLASSES)
+    whole.train(5)
+    paused.train(2)
+    paused = pickle.loads(pickle.dumps(paused))
+    paused.train(5)
+    for a, b in zip(whole.models, paused.models):
+        assert a.loss_curve == b.loss_curve
+        for x, y in zip(a.parameters, b.parameters):
+            assert torch.equal(x, y)
+
+
+def test_dropping_a_candidate_leaves_the_others_alone():
+    (whole, *_) = batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[1:])
+    (halved, *_) = batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[1:])
+    whole.train(5)
+    halved.train(2)
+    halved.drop([1])
+    halved.train(5)
+    assert [m.n_iter for m in halved.models] == [2, 5]
+    assert torch.equal(halved.models[1].parameters[0], whole.models[1].parameters[0])
+
+
+def test_batches_are_of_one_shape_and_no_larger_than_asked():
+    made = batches(MLPClassifier(**BASE), CLASSES, max_models=2)
+    shapes = [{(m.split, m.params["mgs_strength"] > 0) for m in b.models} for b in made]
+    assert all(len(s) == 1 for s in shapes)  # the folds differ in size
+    assert sorted(len(b.models) for b in made) == [1, 1, 2, 2]
+
+
+def batch_and_objective(params, y, sample_weight=None):
+    """The first batch with a penalty, one mini-batch, and its objective."""
+    estimator = (MLPRegressor if y.dtype.kind == "f" else MLPClassifier)(**{**BASE, **params})
+    fit = next(
+        b for b in batches(estimator, y, sample_weight) if b.models[0].params["mgs_strength"]
+    )
+    fit.start()
+    return fit, next(iter(fit.batches))
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "logistic"])
+@pytest.mark.parametrize(
+    ("params", "y", "sample_weight"),
+    [
+        ({}, CLASSES, None),
+        ({"mgs_outputs": "all", "hidden_layer_sizes": (6, 5, 4)}, CLASSES, WEIGHTS),
+        ({"mgs_layers": "hidden", "mgs_batch_size": 3}, CLASSES, WEIGHTS),
+        ({"mgs_layers": "first", "mgs_outputs": "sum"}, LABELS, None),
+        ({"mgs_layers": "balanced", "hidden_layer_sizes": ()}, TARGETS, None),
+        ({"dropout": 0.4, "mgs_outputs": "random"}, TARGETS, WEIGHTS),
+    ],
+)
+def test_closed_form_is_the_gradient_by_autograd(params, y, sample_weight, activation):
+    fit, batch = batch_and_objective({**params, "activation": activation}, y, sample_weight)
+    assert covers(fit.objective, fit.net)
+    both = [
+        gradients(fit.objective, fit.net, batch, torch.Generator().manual_seed(0))
+        for gradients in (explicit_gradients, BatchedObjective.gradients)
+    ]
+    (terms, gradients), (expected_terms, expected) = both
+    for a, b in zip([*terms, *gradients], [*expected_terms, *expected]):
+        assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"mgs_metric": "det"},
+        {"mgs_centered": True},
+        {"jacobian_strength": 0.1},
+        {"gradient_strength": 0.1},
+        {"dropout": 0.1, "mgs_batch_size": 3},
+    ],
+    ids=ids,
+)
+def test_what_has_no_closed_form(params):
+    fit, _ = batch_and_objective(params, CLASSES)
+    assert not covers(fit.objective, fit.net)
+
+
+def test_batches_that_train_at_once_share_no_estimator():
+    shared = batches(MLPClassifier(**BASE), CLASSES, max_models=1)
+    assert len({id(b.models[0].fold) for b in shared}) == 2
+    for b in shared:
+        b.start()
+    assert len({id(b.models[0].fold.estimator) for b in shared}) == len(shared)
