@@ -1,6 +1,6 @@
 """What MGSMonitor, at its default settings, adds to the time of a fit on digits.
 
-Fits with and without the monitor alternate in one process; medians of their CPU times, and the median
+Fits with and without the monitor alternate in one process; medians of CPU times, and the median
 of the ratios of neighbours. The nets train for 30 epochs on all 1797 samples.
 
     OMP_NUM_THREADS=1 python benchmarks/monitor_overhead.py

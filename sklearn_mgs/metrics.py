@@ -93,7 +93,7 @@ def mgs_score(
     True
     """
     _check_names(metric, outputs)
-    X, y, seed = _drawn(X, y, max_samples, random_state)
+    X, y, seed = subsample(X, y, max_samples, random_state)
     if metric == "cosine" and _num_samples(X) < 2:
         raise ValueError('metric="cosine" compares pairs; got 1 sample, pass at least 2.')
     targets = _class_indices(estimator, y) if outputs == "target" else None
@@ -107,7 +107,7 @@ def mgs_score(
 
 def make_mgs_scorer(
     metric="trace", *, outputs="all", max_samples=None, random_state=None
-) -> _MGSScorer:
+) -> MGSScorer:
     """Make a scorer of gradient similarity: greater is more similar.
 
     Parameters
@@ -152,11 +152,11 @@ def make_mgs_scorer(
     (3,)
     """
     _check_names(metric, outputs)
-    return _MGSScorer(metric, outputs, max_samples, random_state)
+    return MGSScorer(metric, outputs, max_samples, random_state)
 
 
 @dataclass(frozen=True, repr=False)
-class _MGSScorer:
+class MGSScorer:
     """Callable that `make_mgs_scorer` returns; see there for the parameters."""
 
     metric: str = "trace"
@@ -166,10 +166,15 @@ class _MGSScorer:
 
     def __call__(self, estimator, X, y=None) -> float:
         """Score a fitted estimator; greater is more similar."""
-        return SIMILARITY_SIGN[self.metric] * mgs_score(estimator, X, y, **vars(self))
+        return self.sign * mgs_score(estimator, X, y, **vars(self))
+
+    @property
+    def sign(self) -> int:
+        """What the metric is multiplied by, to be greater for more similar gradients."""
+        return SIMILARITY_SIGN[self.metric]
 
     def __repr__(self) -> str:
-        defaults = _MGSScorer(self.metric)
+        defaults = MGSScorer(self.metric)
         given = [f"{k}={v!r}" for k, v in vars(self).items() if v != getattr(defaults, k)]
         return f"make_mgs_scorer({', '.join([repr(self.metric), *given])})"
 
@@ -184,7 +189,7 @@ def _check_names(metric, outputs) -> None:
             raise ValueError(f"Unknown {what} {name!r}; expected one of {list(valid)}.")
 
 
-def _drawn(X, y, max_samples, random_state):
+def subsample(X, y, max_samples, random_state):
     """At most `max_samples` rows of X and y, and a seed for what torch draws."""
     if max_samples is not None and (not isinstance(max_samples, Integral) or max_samples < 1):
         raise ValueError(
