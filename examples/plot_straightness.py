@@ -114,11 +114,12 @@ for (labels, name, width), row in rows.items():
 # Wider networks have more kinks on the way from one sample to the next, but each turns the slope
 # less. At initialisation the two about compensate: relative to the chords, the deflection hardly
 # depends on the width. It is after training without a regulariser that wide networks are
-# straighter than narrow ones, more so on clean labels, where a straight line from class to class does, than on noisy ones.
+# straighter than narrow ones: more so on clean labels, where a straight line from class to class
+# does, than on noisy ones.
 #
 # Of the regularisers, L2 straightens the networks throughout. Dropout and MGS do not always: on
 # noisy labels they lower the deflection of networks that otherwise fit the noise, but they flatten
-# the chords at least as much; on clean labels they bend wide networks more.
+# the chords about as much or more; on clean labels they bend wide networks.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 7), sharex=True, sharey="row", layout="constrained")
 for column, labels in zip(axes.T, LABELS):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import neural_network
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
+import sklearn_mgs
 from sklearn_mgs.straightness import (
     gradient_deflection,
     gradient_gap_deviation,
@@ -192,6 +194,25 @@ def test_skorch_net_is_left_as_it_was(measure, data):
         path_kinks: exact.kinks.double().mean(),
     }
     assert found == pytest.approx(expected[measure].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kind", [sklearn_mgs.MLPClassifier, sklearn_mgs.MLPRegressor])
+def test_this_packages_estimators(measure, kind, data):
+    X, y = data
+    options = {"hidden_layer_sizes": (20,), "random_state": 0}
+    net = kind(max_iter=5, dropout=0.2, mgs_strength=0.1, **options).fit(X, y)
+    twin = getattr(neural_network, kind.__name__)(max_iter=1, **options).fit(X, y)
+    twin.coefs_, twin.intercepts_ = net.coefs_, net.intercepts_
+    assert measure(net, X, n_pairs=20) == pytest.approx(measure(twin, X, n_pairs=20), rel=1e-9)
+
+
+def test_this_packages_skorch_net(data):
+    X = data[0].astype("float32")
+    net = sklearn_mgs.MGSNeuralNetClassifier(
+        relu_net, criterion=nn.CrossEntropyLoss, verbose=0, max_epochs=1, train_split=None
+    )
+    assert path_kinks(net.fit(X, data[1]), X, n_pairs=20) > 0
 
 
 def test_convolutional_skorch_net(data):
