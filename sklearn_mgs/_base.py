@@ -448,7 +448,7 @@ def _has_attributes(thing, values: dict) -> bool:
 
 def _own_random_state(random_state):
     """RandomState for one fit; with None a new one, so that NumPy's global state is left alone."""
-    if random_state is None or random_state is np.random:
+    if random_state is None:
         return np.random.RandomState()
     return check_random_state(random_state)
 

@@ -71,17 +71,17 @@ class MLP(nn.Sequential):
                 f"Got {len(coefs)} coefs and {len(intercepts)} intercepts for a network of "
                 f"{len(linears)} layers; pass one array per layer."
             )
-        for i, (linear, coef, intercept) in enumerate(zip(linears, coefs, intercepts)):
-            weight = torch.as_tensor(coef).T
-            bias = torch.as_tensor(intercept)
-            if weight.shape != linear.weight.shape or bias.shape != linear.bias.shape:
+        arrays = [(torch.as_tensor(c), torch.as_tensor(b)) for c, b in zip(coefs, intercepts)]
+        for i, (linear, (coef, intercept)) in enumerate(zip(linears, arrays)):
+            shapes = linear.weight.mT.shape, linear.bias.shape
+            if (coef.shape, intercept.shape) != shapes:
                 raise ValueError(
-                    f"Layer {i} has coefs of shape {tuple(linear.weight.T.shape)} and intercepts "
-                    f"of shape {tuple(linear.bias.shape)}; got {tuple(weight.T.shape)} and "
-                    f"{tuple(bias.shape)}."
+                    f"Layer {i} has coefs of shape {tuple(shapes[0])} and intercepts of shape "
+                    f"{tuple(shapes[1])}; got {tuple(coef.shape)} and {tuple(intercept.shape)}."
                 )
-            linear.weight.copy_(weight)
-            linear.bias.copy_(bias)
+        for linear, (coef, intercept) in zip(linears, arrays):
+            linear.weight.copy_(coef.mT)
+            linear.bias.copy_(intercept)
         return self
 
 

@@ -153,14 +153,20 @@ class MGSPenalty:
             factors = factorizer()
             self.plan_: Plan = factorizer.plan
             self.layer_weights_ = factorizer.weights
-            self.scale_ = self._value(
-                factors, factorizer.example, n_samples(X), targets, sample_weight
+            n = n_samples(X)
+            self.scale_ = self._value(factors, factorizer.example, n, targets, sample_weight)
+            size = _mean(
+                spread(factors, self.layer_weights_, None, sample_weight), n, sample_weight
             )
-        if not (self.scale_.isfinite() and self.scale_ > 0):
+        rounding = (
+            100 * torch.finfo(size.dtype).eps * size
+        )  # what centred gradients leave of nothing
+        if not (self.scale_.isfinite() and self.scale_ > rounding):
             raise ValueError(
-                f"The {self.metric} of the kernel at initialisation is {float(self.scale_)}, so "
-                "the penalty can't be measured in units of it. Check X, sample_weight and the "
-                "initial parameters for values that are zero or not finite."
+                f"The {self.metric} of the kernel at initialisation is {float(self.scale_)} on "
+                f"n_samples={n}, so the penalty can't be measured in units of it. Check X, "
+                "sample_weight and the initial parameters for values that are zero or not finite, "
+                "and with centered, that there are samples with different gradients."
             )
         self._kernel = None
         return self
