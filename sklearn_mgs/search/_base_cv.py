@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
@@ -23,7 +23,7 @@ from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rung
 from sklearn_mgs.search._memory import default_max_models, model_bytes
 from sklearn_mgs.search._progress import Progress
 from sklearn_mgs.search._results import make_cv_results
-from sklearn_mgs.search._search import Scoring, make_batches, search
+from sklearn_mgs.search._search import Scoring, make_batches, search, takes_weight
 
 __all__ = ["SEARCH_CONSTRAINTS", "BaseMLPCV"]
 
@@ -45,8 +45,8 @@ HALVING_FACTOR = 2
 """With ``halving=True``, one candidate in so many goes on."""
 
 
-class BaseMLPCV(BaseEstimator):
-    """Multilayer perceptron that chooses its regularisation strength by cross-validation."""
+class BaseMLPCV:
+    """Choosing a strength by cross-validation: a mixin, left of scikit-learn's own."""
 
     _estimator_class: ClassVar[type]
     _default_scoring: ClassVar[str]
@@ -233,8 +233,9 @@ class BaseMLPCV(BaseEstimator):
         score : float
             With a callable `refit` and several scores, the first of them.
         """
-        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return self.scorer_[self._main_score()](self._best(), X, y, **weight)
+        best, scorer = self._best(), self.scorer_[self._main_score()]
+        weighted = sample_weight is not None and takes_weight(scorer)
+        return scorer(best, X, y, **({"sample_weight": sample_weight} if weighted else {}))
 
     def __sklearn_tags__(self):
         """Sparse input is accepted."""

@@ -132,6 +132,8 @@ class BatchedFit:
         on_epoch : callable, default=None
             Called with the number of models that were trained, after each epoch.
         """
+        if not self.active:
+            return
         began = time.perf_counter()
         if self.net is None:
             self.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from sklearn_mgs._classifier import MLPClassifier
 from sklearn_mgs.search._base_cv import SEARCH_CONSTRAINTS, BaseMLPCV
@@ -12,7 +12,7 @@ from sklearn_mgs.search._base_cv import SEARCH_CONSTRAINTS, BaseMLPCV
 __all__ = ["MLPClassifierCV"]
 
 
-class MLPClassifierCV(ClassifierMixin, BaseMLPCV):
+class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
     """Multilayer perceptron classifier that chooses its MGS strength by cross-validation.
 
     All candidates train on all folds together, in batches of networks: the same answer as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sklearn.base import RegressorMixin
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils._param_validation import StrOptions
 
 from sklearn_mgs._regressor import MLPRegressor
@@ -13,7 +13,7 @@ from sklearn_mgs.search._base_cv import SEARCH_CONSTRAINTS, BaseMLPCV
 __all__ = ["MLPRegressorCV"]
 
 
-class MLPRegressorCV(RegressorMixin, BaseMLPCV):
+class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
     """Multilayer perceptron regressor that chooses its MGS strength by cross-validation.
 
     All candidates train on all folds together, in batches of networks: the same answer as

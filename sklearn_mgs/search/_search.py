@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn_mgs.search._batched_fit import BatchedFit
 from sklearn_mgs.search._fold import Model
 
-__all__ = ["Scoring", "make_batches", "search"]
+__all__ = ["Scoring", "make_batches", "search", "takes_weight"]
 
 
 @dataclass
@@ -58,10 +58,14 @@ class Scoring:
         model.score_time = time.perf_counter() - began
 
     def _weight(self, scorer, test) -> dict:
-        takes = signature(getattr(scorer, "_score_func", scorer)).parameters
-        if self.sample_weight is None or "sample_weight" not in takes:
+        if self.sample_weight is None or not takes_weight(scorer):
             return {}
         return {"sample_weight": self.sample_weight[test]}
+
+
+def takes_weight(scorer) -> bool:
+    """Whether the scorer, or the function that it is made of, has a ``sample_weight``."""
+    return "sample_weight" in signature(getattr(scorer, "_score_func", scorer)).parameters
 
 
 def _score(name, scorer, estimator, X, y, kwargs) -> float:

@@ -1,0 +1,363 @@
+"""MLPClassifierCV and MLPRegressorCV: the answer of GridSearchCV, and what is theirs alone."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from joblib import parallel_config
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_regression
+from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_mgs import MLPClassifier, MLPRegressor
+from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
+from sklearn_mgs.model_selection import one_standard_error
+from sklearn_mgs.search import MLPClassifierCV, MLPRegressorCV
+from sklearn_mgs.search import _search as search_module
+
+rng = np.random.RandomState(0)
+X, y = load_iris(return_X_y=True)
+X, y = StandardScaler().fit_transform(X)[::2], y[::2].copy()
+y[rng.rand(len(y)) < 0.3] = 0
+X_reg, y_reg = make_regression(60, 4, noise=10, random_state=0)
+y_reg = y_reg / y_reg.std()
+
+STRENGTHS = [0.0, 0.1, 1.0, 10.0]
+PARAMS = {
+    "hidden_layer_sizes": (8,),
+    "learning_rate_init": 0.02,
+    "batch_size": 16,
+    "max_iter": 8,
+    "random_state": 0,
+}
+BOTH = {"accuracy": "accuracy", "mgs": make_mgs_scorer("effective_rank")}
+
+
+def classifier(**params):
+    return MLPClassifierCV(**{**PARAMS, "mgs_strengths": STRENGTHS, "cv": 3, **params})
+
+
+def regressor(**params):
+    return MLPRegressorCV(**{**PARAMS, "mgs_strengths": STRENGTHS, "cv": 3, **params})
+
+
+def assert_same_search(ours, theirs):
+    """Same table (but for the times), choice, and final weights."""
+    for key, column in theirs.cv_results_.items():
+        if key.endswith("_time"):
+            assert ours.cv_results_[key].shape == column.shape
+        elif key == "params":
+            assert ours.cv_results_[key] == column
+        else:
+            assert_allclose(np.asarray(ours.cv_results_[key], float), np.asarray(column, float))
+    assert set(ours.cv_results_) == set(theirs.cv_results_)
+    for name in ("best_index_", "best_params_", "n_splits_", "multimetric_"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    if hasattr(theirs, "best_score_"):
+        assert_allclose(ours.best_score_, theirs.best_score_)
+    assert ours.mgs_strength_ == theirs.best_params_["mgs_strength"]
+    for a, b in zip(ours.coefs_, theirs.best_estimator_.coefs_):
+        assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scoring": "neg_log_loss"},
+        {"scoring": make_mgs_scorer("cosine", max_samples=10)},
+        {"scoring": BOTH, "refit": "mgs"},
+        {"scoring": BOTH, "refit": one_standard_error()},
+        {"scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss"},
+        {"cv": KFold(4, shuffle=True, random_state=1)},
+    ],
+    ids=str,
+)
+def test_classifier_is_grid_search(options):
+    grid = {"refit": True, "cv": 3, **options}
+    theirs = GridSearchCV(MLPClassifier(**PARAMS), {"mgs_strength": STRENGTHS}, **grid).fit(X, y)
+    assert_same_search(classifier(**options).fit(X, y), theirs)
+
+
+def test_regressor_is_grid_search():
+    theirs = GridSearchCV(MLPRegressor(**PARAMS), {"mgs_strength": STRENGTHS}, cv=3)
+    assert_same_search(regressor().fit(X_reg, y_reg), theirs.fit(X_reg, y_reg))
+
+
+def test_several_lists():
+    lists = {"alpha": [0.0, 1.0], "l1": [0.0, 0.5], "mgs_strength": [0.0, 1.0]}
+    theirs = GridSearchCV(MLPClassifier(**PARAMS), lists, cv=3).fit(X, y)
+    ours = classifier(mgs_strengths=[0.0, 1.0], alphas=[0.0, 1.0], l1s=[0.0, 0.5]).fit(X, y)
+    assert_same_search(ours, theirs)
+
+
+def test_groups():
+    groups = np.arange(len(y)) % 5
+    theirs = GridSearchCV(MLPClassifier(**PARAMS), {"mgs_strength": STRENGTHS}, cv=GroupKFold(3))
+    ours = classifier(cv=GroupKFold(3)).fit(X, y, groups=groups)
+    assert_same_search(ours, theirs.fit(X, y, groups=groups))
+
+
+def test_a_class_that_a_fold_lacks():
+    lacking = [
+        (np.flatnonzero(y != 2), np.flatnonzero(y == 2)),
+        (np.arange(40), np.arange(40, 75)),
+    ]
+    theirs = GridSearchCV(MLPClassifier(**PARAMS), {"mgs_strength": STRENGTHS}, cv=lacking)
+    assert_same_search(classifier(cv=lacking).fit(X, y), theirs.fit(X, y))
+
+
+@pytest.mark.parametrize("random_state", [np.random.RandomState(3), 3], ids=["instance", "int"])
+def test_random_state(random_state):
+    theirs = GridSearchCV(
+        MLPClassifier(**{**PARAMS, "random_state": random_state}),
+        {"mgs_strength": STRENGTHS},
+        cv=3,
+    )
+    ours = classifier(random_state=random_state).fit(X, y)
+    assert_same_search(ours, theirs.fit(X, y))
+
+
+def test_without_random_state_candidates_share_a_seed_and_global_ones_stay():
+    np.random.seed(0)  # noqa: NPY002
+    before = torch.random.get_rng_state()
+    search = classifier(random_state=None, mgs_strengths=[0.3, 0.3], dropout=0.1).fit(X, y)
+    assert_array_equal(search.scores_[:, 0], search.scores_[:, 1])
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.random.randint(10**6) == np.random.RandomState(0).randint(10**6)  # noqa: NPY002
+
+
+def test_sample_weight_counts_in_training_and_in_scoring():
+    weight = rng.randint(1, 4, len(y)).astype(float)
+    search = classifier(scoring=BOTH, refit="accuracy").fit(X, y, sample_weight=weight)
+    for split, (train, test) in enumerate(StratifiedKFold(3).split(X, y)):
+        for i, strength in enumerate(STRENGTHS):
+            lone = MLPClassifier(**PARAMS, mgs_strength=strength)
+            lone.fit(X[train], y[train], weight[train])
+            score = lone.score(X[test], y[test], weight[test])
+            assert_allclose(search.scores_["accuracy"][split, i], score)
+            rank = -mgs_score(lone, X[test], metric="effective_rank")
+            assert_allclose(search.scores_["mgs"][split, i], rank)
+    final = MLPClassifier(**PARAMS, mgs_strength=search.mgs_strength_).fit(X, y, weight)
+    assert_array_equal(search.coefs_[0], final.coefs_[0])
+
+
+def test_it_has_what_the_best_estimator_has():
+    search = classifier().fit(pd.DataFrame(X, columns=list("abcd")), y)
+    best = search.best_estimator_
+    assert type(best) is MLPClassifier
+    assert best.get_params() == {
+        **MLPClassifier(**PARAMS).get_params(),
+        "mgs_strength": search.mgs_strength_,
+    }
+    names = ["classes_", "n_features_in_", "feature_names_in_", "n_iter_", "loss_", "history_"]
+    for name in [*names, "module_", "net_", "compression_ratio_", "out_activation_"]:
+        assert np.all(getattr(search, name) == getattr(best, name))
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    for method in ("predict", "predict_proba", "predict_log_proba"):
+        assert_array_equal(getattr(search, method)(frame), getattr(best, method)(frame))
+    assert search.score(frame, y) == best.score(frame, y)
+    assert mgs_score(search, frame) == mgs_score(best, frame)
+    assert_array_equal(pickle.loads(pickle.dumps(search)).predict(frame), best.predict(frame))
+    assert_array_equal(clone(search).fit(frame, y).predict(frame), best.predict(frame))
+
+
+def test_score_is_the_one_that_chose():
+    search = classifier(scoring="neg_log_loss").fit(X, y)
+    assert search.score(X, y) == search.scorer_["score"](search.best_estimator_, X, y)
+    assert search.score(X, y) < 0
+    weight = np.where(y == 0, 1.0, 0.0)
+    search = classifier().fit(X, y)
+    assert search.score(X, y, weight) == search.best_estimator_.score(X, y, weight)
+
+
+def test_before_fit():
+    search = classifier()
+    with pytest.raises(NotFittedError, match="MLPClassifierCV instance is not fitted"):
+        search.predict(X)
+    with pytest.raises(AttributeError, match="'MLPClassifierCV' object has no attribute 'coefs_'"):
+        search.coefs_.clear()
+
+
+def test_default_grid():
+    search = regressor(mgs_strengths=10, max_iter=1).fit(X_reg, y_reg)
+    tried = search.cv_results_["param_mgs_strength"].data
+    assert_allclose(tried, [0, 1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1, 10**0.5, 10])
+
+
+def test_it_is_a_step_of_a_pipeline_and_a_scorer_finds_it():
+    pipe = make_pipeline(StandardScaler(), classifier(mgs_strengths=[0.1])).fit(X, y)
+    assert pipe[-1].mgs_strength_ == 0.1
+    assert mgs_score(pipe, X) > 0
+
+
+# ------------------------------------------------------------------ groups and workers
+
+
+@pytest.mark.parametrize("options", [{"max_models": 1}, {"max_models": 5}, {"n_jobs": 2}])
+def test_division_into_batches_changes_nothing(options):
+    whole, divided = classifier().fit(X, y), classifier(**options).fit(X, y)
+    assert_array_equal(whole.scores_, divided.scores_)
+
+
+def test_other_processes_change_nothing():
+    whole = classifier(halving=True).fit(X, y)
+    with parallel_config("loky", n_jobs=2):
+        spread = classifier(halving=True, n_jobs=2, verbose=True).fit(X, y)
+    assert_array_equal(whole.scores_, spread.scores_)
+
+
+def test_threads_of_torch_are_divided_and_restored(monkeypatch):
+    monkeypatch.setattr(search_module, "cpu_count", lambda: 6)
+    before, inside = torch.get_num_threads(), []
+
+    def scorer(estimator, X, y):
+        inside.append(torch.get_num_threads())
+        return 0.0
+
+    classifier(scoring=scorer, n_jobs=2).fit(X, y)
+    assert set(inside) == {3}
+    assert torch.get_num_threads() == before
+
+
+def test_five_hundred_candidates_in_bounded_memory(monkeypatch):
+    live, most = set(), []
+    start, release = search_module.BatchedFit.start, search_module.BatchedFit.release
+
+    def counting_start(batch):
+        start(batch)
+        live.update(batch.models)
+        most.append(len(live))
+
+    def counting_release(batch):
+        release(batch)
+        live.difference_update(batch.models)
+
+    monkeypatch.setattr(search_module.BatchedFit, "start", counting_start)
+    monkeypatch.setattr(search_module.BatchedFit, "release", counting_release)
+    search = classifier(
+        mgs_strengths=500,
+        cv=5,
+        hidden_layer_sizes=(3,),
+        max_iter=1,
+        max_models=150,
+        scoring=lambda estimator, X, y: estimator.coefs_[0][0, 0],
+    ).fit(X, y)
+    assert search.scores_.shape == (5, 500)
+    assert np.isfinite(search.scores_).all()
+    assert max(most) <= 150
+    assert not live
+
+
+# ----------------------------------------------------------------------------- halving
+
+
+def test_halving_gives_survivors_what_the_full_search_gives():
+    full = classifier(max_iter=8).fit(X, y)
+    halved = classifier(max_iter=8, halving=True).fit(X, y)
+    given = halved.cv_results_["n_resources"]
+    assert sorted(given) == [4, 4, 8, 8]
+    to_the_end = given == 8
+    assert_array_equal(halved.scores_[:, to_the_end], full.scores_[:, to_the_end])
+    early = classifier(max_iter=4).fit(X, y)
+    assert_array_equal(halved.scores_[:, ~to_the_end], early.scores_[:, ~to_the_end])
+    kept = early.scores_.mean(0)
+    assert kept[to_the_end].min() >= kept[~to_the_end].max()
+    ranks = halved.cv_results_["rank_test_score"]
+    assert ranks[to_the_end].max() < ranks[~to_the_end].min()
+    assert given[halved.best_index_] == 8
+
+
+def test_halving_by_a_factor():
+    search = classifier(mgs_strengths=10, max_iter=9, halving=3).fit(X, y)
+    assert sorted(search.cv_results_["n_resources"]) == [1, *[3] * 6, *[9] * 3]
+
+
+def test_halving_shows_a_callable_only_what_was_trained_to_the_end():
+    seen = []
+
+    def last(cv_results):
+        seen.append(cv_results["params"])
+        return len(cv_results["params"]) - 1
+
+    search = classifier(halving=True, refit=last).fit(X, y)
+    to_the_end = np.flatnonzero(search.cv_results_["n_resources"] == 8)
+    assert [p["mgs_strength"] for p in seen[0]] == [STRENGTHS[i] for i in to_the_end]
+    assert search.best_index_ == to_the_end[-1]
+
+
+# ----------------------------------------------------------------- failures and errors
+
+
+def test_progress_bar(capsys):
+    classifier(verbose=True).fit(X, y)
+    assert "best score=" in capsys.readouterr().err
+    classifier().fit(X, y)
+    assert not capsys.readouterr().err
+
+
+def test_candidates_that_fail_score_nan_and_rank_last():
+    options = {"mgs_strengths": [1e200, 0.0], "solver": "sgd"}
+    with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6.*scores are nan"):
+        search = classifier(**options).fit(X, y)
+    assert np.isnan(search.scores_[:, 0]).all()
+    assert search.mgs_strength_ == 0.0
+    assert_array_equal(search.cv_results_["rank_test_score"], [2, 1])
+    with pytest.raises(ValueError, match=r"All the 3 fits failed.*non-finite.*learning_rate_init"):
+        classifier(mgs_strengths=[1e200], solver="sgd").fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"solver": "lbfgs"}, r"solver='lbfgs' can't be trained in a batch.*GridSearchCV"),
+        ({"callbacks": [object()]}, r"callbacks=.*one network\. Use GridSearchCV"),
+        ({"warm_start": True}, "a search begins anew"),
+        ({"mgs_strengths": []}, "mgs_strengths must be a list of finite numbers of at least 0"),
+        ({"mgs_strengths": [-1.0]}, r"mgs_strengths must be.*got \[-1.0\]"),
+        ({"mgs_strengths": [np.nan]}, "finite"),
+        ({"mgs_strengths": [[0.1]]}, "list of finite numbers"),
+        ({"mgs_strengths": ["a"]}, "list of finite numbers"),
+        ({"alphas": [-1.0]}, "alphas must be"),
+        ({"l1s": [np.inf]}, "l1s must be"),
+        ({"mgs_strengths": 1}, "mgs_strengths"),
+        ({"halving": 1}, "halving"),
+        ({"max_models": 0}, "max_models"),
+        ({"scoring": []}, "scoring is empty"),
+        ({"scoring": BOTH}, r"refit='best' does not say which.*\['accuracy', 'mgs'\]"),
+        ({"refit": "f1"}, r"refit='f1' does not say.*\"best\""),
+        ({"scoring": lambda e, X, y: [1, 2]}, r"must return a number, got \[1, 2\]"),
+        ({"mgs_layers": "hidden", "hidden_layer_sizes": ()}, "mgs_layers='hidden'"),
+        ({"alpha": -1.0}, "alpha"),
+    ],
+)
+def test_what_a_search_refuses(params, match):
+    with pytest.raises(ValueError, match=match):
+        classifier(**params).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "match"),
+    [
+        (1.0, TypeError, "refit must return an integer, got 1.0"),
+        (4, IndexError, "an index from 0 to 3, got 4"),
+    ],
+)
+def test_what_refit_may_return(index, error, match):
+    with pytest.raises(error, match=match):
+        classifier(refit=lambda table: index).fit(X, y)
+
+
+def test_bad_data_is_found_before_training():
+    with pytest.raises(ValueError, match="NaN"):
+        classifier().fit(np.where(X > 2, np.nan, X), y)
+    with pytest.raises(ValueError, match="Negative values"):
+        classifier().fit(X, y, sample_weight=-np.ones(len(y)))
+    with pytest.raises(ValueError, match="needs class labels"):
+        regressor(mgs_outputs="target").fit(X_reg, y_reg)
