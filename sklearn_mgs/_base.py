@@ -161,6 +161,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         units = self._network["layers"]
         dtype = X.dtype if self.dtype == "auto" else np.dtype(self.dtype)
         torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
+        if device.type == "mps" and torch_dtype == torch.float64:
+            raise ValueError("device='mps' has no double precision; set dtype='float32'.")
         module = MLP(units, self.activation, self.dropout, torch_dtype)
         module.write(*self._initial_weights(units)).to(device)
         self.n_iter_, self.t_ = 0, 0

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
 from sklearn_mgs._base import BaseMLP, pack_validation
+from sklearn_mgs._constraints import check_classless
 from sklearn_mgs._sklearn_callbacks import with_callbacks
 
 __all__ = ["MLPClassifier"]
@@ -381,11 +382,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         targets = self._label_binarizer.transform(y)
         if self._loss_name() == "log_loss":
             targets = targets.argmax(axis=1)
-        if self.mgs_centered == "class" and y.ndim == 2:
-            raise ValueError(
-                "mgs_centered='class' needs one class per sample, got a multilabel y; use "
-                "mgs_centered=True."
-            )
+        if y.ndim == 2:
+            check_classless(self, "one class per sample; y has several labels")
         return X, y, targets
 
     def _check_known_classes(self, y):

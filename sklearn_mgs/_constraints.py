@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 
 from sklearn_mgs._coherence import COHERENCES
 
-__all__ = ["CONSTRAINTS", "check_combinations"]
+__all__ = ["CONSTRAINTS", "check_classless", "check_combinations"]
 
 Integral, Real = numbers.Integral, numbers.Real
 _NON_NEGATIVE = [Interval(Real, 0, None, closed="left")]
@@ -84,6 +84,17 @@ def check_combinations(estimator, has_validation_set: bool) -> None:
         )
     if p.solver == "lbfgs":
         _check_lbfgs(p)
+
+
+def check_classless(estimator, needed: str) -> None:
+    """Raise a ValueError if the penalty asks for the classes that these targets have not."""
+    p = estimator
+    for name, value in (("mgs_outputs", p.mgs_outputs), ("mgs_centered", p.mgs_centered)):
+        if p.mgs_strength and value in ("target", "class"):
+            raise ValueError(
+                f"{name}={value!r} needs {needed}. Use mgs_outputs='all' and mgs_centered=True or "
+                f"False."
+            )
 
 
 def _check_lbfgs(p) -> None:

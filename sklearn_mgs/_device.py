@@ -26,16 +26,13 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(
             f"device={device!r} is no device; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from error
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+    try:
+        torch.zeros(1, device=resolved).item()
+    except Exception as error:  # each kind of device raises its own kind of error
         raise ValueError(
-            f"device={device!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA "
-            f"devices; use device='auto' or 'cpu'."
-        )
-    if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(
-            f"device={device!r} was asked for, but torch finds no MPS device; use device='auto' "
-            f"or 'cpu'."
-        )
+            f"device={device!r} can't be used here ({error}); torch finds "
+            f"{torch.cuda.device_count()} CUDA devices. Use device='auto' or 'cpu'."
+        ) from error
     return resolved
 
 

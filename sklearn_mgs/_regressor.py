@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from sklearn_mgs._base import BaseMLP, pack_validation
-from sklearn_mgs._constraints import CONSTRAINTS
+from sklearn_mgs._constraints import CONSTRAINTS, check_classless
 from sklearn_mgs._sklearn_callbacks import with_callbacks
 
 __all__ = ["MLPRegressor"]
@@ -353,19 +353,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
                 f"loss='poisson' needs y >= 0, got a minimum of {y.min()}; use "
                 f"loss='squared_error'."
             )
-        self._check_classless()
+        check_classless(self, "class labels; a regressor has none")
         return X, y, y.reshape(len(y), -1).astype(np.float64)
-
-    def _check_classless(self):
-        for name, value in (
-            ("mgs_outputs", self.mgs_outputs),
-            ("mgs_centered", self.mgs_centered),
-        ):
-            if value in ("target", "class"):
-                raise ValueError(
-                    f"{name}={value!r} needs class labels; a regressor has none. Use "
-                    f"mgs_outputs='all' and mgs_centered=True or False."
-                )
 
     def _loss_name(self) -> str:
         return self.loss
