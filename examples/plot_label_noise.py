@@ -75,7 +75,7 @@ left.axhline(
     np.mean(y_noisy == y_train), color="tab:gray", ls=":", label="training labels that are right"
 )
 left.set(ylabel="accuracy", ylim=(0, 1.02))
-left.legend(loc="lower right")
+left.legend(loc="lower left")
 right.semilogy(position, trace, color="tab:red", lw=0.7, alpha=0.5)
 right.semilogy(position, trace.mean(1), "o-", color="tab:red", lw=2)
 right.set(ylabel="mean squared gradient norm, tr(K)/n")
