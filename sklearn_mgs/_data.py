@@ -56,21 +56,27 @@ class Samples(Dataset):
         X = self.X[index]
         return (as_tensor(X, self.dtype, self.device) if issparse(X) else X), self.y[index]
 
-    def batch(self, index: np.ndarray | slice) -> Batch:
-        """Take the samples that `index` names."""
-        weight_sum: float
+    def on_device(self, index: np.ndarray) -> Tensor:
+        """Indices where the samples are."""
+        return torch.from_numpy(index).to(self.device, non_blocking=True)
+
+    def batch(self, index: np.ndarray | slice, where: Tensor | None = None) -> Batch:
+        """Take the samples that `index` names; `where` is the same on the device, if at hand."""
         if isinstance(index, slice):
-            n, where = index.stop - index.start, index
+            n, at, take = index.stop - index.start, index, Tensor.__getitem__
         else:
-            n, where = len(index), torch.from_numpy(index).to(self.device, non_blocking=True)
-        if issparse(self.X):
-            X = as_tensor(self.X[index], self.dtype, self.device)
-        else:
-            X = self.X[where] if isinstance(where, slice) else self.X.index_select(0, where)
+            n, at = len(index), self.on_device(index) if where is None else where
+            take = _select
+        X = self.X
+        X = as_tensor(X[index], self.dtype, self.device) if issparse(X) else take(X, at)
         if self.weight is None:
-            return Batch(X, self.y[where], None, n, float(n))
+            return Batch(X, take(self.y, at), None, n, float(n))
         weight_sum = float(self.host_weight[index].sum())
-        return Batch(X, self.y[where], self.weight[where], n, weight_sum)
+        return Batch(X, take(self.y, at), take(self.weight, at), n, weight_sum)
+
+
+def _select(x: Tensor, index: Tensor) -> Tensor:
+    return x.index_select(0, index)
 
 
 class BatchIterator:
@@ -100,16 +106,17 @@ class BatchIterator:
 
     def __iter__(self) -> Iterator[Batch]:
         n, size = len(self.samples), self.batch_size
-        if self.shuffle:
-            # The draw of sklearn.utils.shuffle, whose checks cost as much as some whole steps.
-            permutation = np.arange(n)
-            self.random_state.shuffle(permutation)
-            self.order = self.order[permutation]
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            yield self.samples.batch(
-                self.order[start:stop] if self.shuffle else slice(start, stop)
-            )
+        parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        if not self.shuffle:
+            yield from map(self.samples.batch, parts)
+            return
+        # The draw of sklearn.utils.shuffle, whose checks cost as much as some whole steps.
+        permutation = np.arange(n)
+        self.random_state.shuffle(permutation)
+        self.order = self.order[permutation]
+        where = self.samples.on_device(self.order)  # once an epoch, not once a step
+        for part in parts:
+            yield self.samples.batch(self.order[part], where[part])
 
 
 def as_tensor(X, dtype: torch.dtype, device) -> Tensor:
