@@ -27,6 +27,7 @@ from sklearn_mgs.inspection import (
 )
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
 from sklearn_mgs.model_selection import one_standard_error
+from sklearn_mgs.search import MLPClassifierCV
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -225,8 +226,7 @@ def test_path_of_a_single_mgs_score():
 
 
 def test_path_of_this_package_s_own_search():
-    search = pytest.importorskip("sklearn_mgs.search")
-    fitted = search.MLPClassifierCV(
+    fitted = MLPClassifierCV(
         mgs_strengths=[0.0, 0.1, 1.0], hidden_layer_sizes=(6,), max_iter=5, cv=2, random_state=0
     ).fit(X, y)
     display = MGSPathDisplay.from_search(fitted)

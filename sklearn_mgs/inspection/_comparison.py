@@ -159,9 +159,11 @@ class RegularizerComparisonDisplay:
         """
         self.ax_ = ax = axes_or_new(ax, type(self).__name__)
         self.figure_ = ax.figure
-        markers = "osD^vP*X<>"
+        markers = "osD^vP*X<>h"  # one more than there are colours, so that pairs differ for long
         self.points_ = [
-            ax.scatter(x, y, **{"label": name, "marker": markers[i % 10], "s": 60, **kwargs})
+            ax.scatter(
+                x, y, **{"label": name, "marker": markers[i % len(markers)], "s": 60, **kwargs}
+            )
             for i, (name, x, y) in enumerate(zip(self.names, self.mgs, self.scores))
         ]
         if self.metric in ("trace", "det"):

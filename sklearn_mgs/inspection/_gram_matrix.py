@@ -149,7 +149,7 @@ class GramMatrixDisplay:
         self.ax_ = ax = axes_or_new(ax, type(self).__name__)
         self.figure_ = ax.figure
         self.im_ = ax.imshow(self.K, **{"interpolation": "nearest", **kwargs})
-        self.colorbar_ = self.figure_.colorbar(self.im_, ax=ax)
+        self.colorbar_ = self.figure_.colorbar(self.im_, ax=ax, fraction=0.046, pad=0.04)
         kind = "cosine between" if self.normalized else "inner product of"
         self.colorbar_.set_label(f"{kind} gradients")
         self.boundaries_ = []

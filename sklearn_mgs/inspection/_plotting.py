@@ -48,10 +48,14 @@ def legend_above(ax, handles) -> None:
 
 
 def log_scale(ax, which: str) -> None:
-    """Logarithmic scale of the "x" or "y" axis, with plain numbers also between powers of ten."""
-    from matplotlib.ticker import LogFormatter
+    """Logarithmic scale of the "x" or "y" axis of what is drawn, with plain, sparse numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set(**{f"{which}scale": "log"})
     axis = getattr(ax, f"{which}axis")
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    low, high = sorted(axis.get_view_interval())
+    if high / low > 10:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    wide = high / low > 1e4
+    axis.set_minor_formatter(NullFormatter() if wide else StrMethodFormatter("{x:g}"))
