@@ -34,8 +34,9 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"^(?!plot_)",  # scripts for a terminal
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*$",  # scripts for a terminal
     "within_subsection_order": "FileNameSortKey",
+    "capture_repr": (),  # what an example prints is enough
     "download_all_examples": False,
     "remove_config_comments": True,
     "write_computation_times": False,
