@@ -161,7 +161,7 @@ class Factorizer:
         if implementation not in IMPLEMENTATIONS:
             resolve_implementation(module, self.X, implementation)
         if implementation != "jacobian":
-            self.plan = make_plan(module, self.X)
+            self.plan = make_plan(module, self.X, self.outputs in ("all", "full"))
             if implementation != "auto" or _resolved(module, self.plan)[0] == "layerwise":
                 return LayerwiseKernel(module, self.plan, self.weights)
         self._names = [parameter for layer in self.weights for parameter in owned[layer]]

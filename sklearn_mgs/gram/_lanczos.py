@@ -23,22 +23,28 @@ class _Lanczos:
 
     def __init__(self, matmul: Callable[[Tensor], Tensor], Z: Tensor):
         self.matmul = matmul
-        self.basis = [Z / Z.norm(dim=0)]  # each (n, q)
+        self.basis = (Z / Z.norm(dim=0)).mT[:, None].contiguous()  # (q, capacity, n)
         self.alpha: list[Tensor] = []
         self.beta: list[Tensor] = []
 
     def step(self) -> None:
-        w = self.matmul(self.basis[-1])
-        self.alpha.append((self.basis[-1] * w).sum(0))
-        scale = torch.finfo(w.dtype).eps * w.norm(dim=0)
-        Q = torch.stack(self.basis)
-        for _ in range(2):  # twice is enough
-            w = w - torch.einsum("mnq,mq->nq", Q, torch.einsum("mnq,nq->mq", Q, w))
-        beta = w.norm(dim=0)
+        m = len(self.alpha)
+        w = self.matmul(self.basis[:, m].mT).mT[..., None]  # (q, n, 1)
+        scale = 10 * torch.finfo(w.dtype).eps * w.norm(dim=1)[:, 0]
+        Q = self.basis[:, : m + 1]
+        for i in range(2):  # twice is enough
+            coefficients = Q @ w
+            w = w - Q.mT @ coefficients
+            if i == 0:
+                self.alpha.append(coefficients[:, m, 0])
+        beta = w.norm(dim=1)[:, 0]
         # An invariant subspace: go on with nothing, which gets no weight.
-        beta = torch.where(beta > 10 * scale, beta, 0.0)
+        beta = torch.where(beta > scale, beta, 0.0)
         self.beta.append(beta)
-        self.basis.append(torch.where(beta > 0, w / beta.clamp_min(1e-300), 0.0))
+        w = torch.where(beta > 0, w[..., 0].mT / beta.clamp_min(1e-300), 0.0)
+        if m + 1 == self.basis.shape[1]:
+            self.basis = torch.cat([self.basis, torch.empty_like(self.basis)], 1)
+        self.basis[:, m + 1] = w.mT
 
     def quadrature(self, f: Callable[[Tensor], Tensor], end: Tensor | None = None) -> Tensor:
         """Gauss rule for zᵀ f(K) z / zᵀ z, or, with a node fixed at `end`, Gauss-Radau; (q,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -269,13 +269,16 @@ class GramOperator:
 
     def _chunks(self):
         """Rows and factors of each chunk; factors that all fit at once are kept."""
-        slices = parts(len(self) // self._rows, self.chunk_size)
+        slices = self._slices()
         if len(slices) == 1 and self._kept is None:
             self._kept = self._factorizer()
         for part in slices:
             factors = self._kept if len(slices) == 1 else self._factorizer(part)
             with no_autocast(self._factorizer.example.device):
                 yield slice(part.start * self._rows, part.stop * self._rows), factors
+
+    def _slices(self) -> list[slice]:
+        return parts(len(self) // self._rows, self.chunk_size)
 
     def _combine(self, S: Tensor) -> dict[tuple[str, int], Tensor]:
         """Sums over all samples of the gradients, weighted by the columns of `S`, by factor."""
@@ -295,14 +298,22 @@ class GramOperator:
         B, means = self._means(V.dtype)
         if B is not None:
             V = V - means @ (B.mT @ V)
-        sums, weights = self._combine(V), self._factorizer.weights
-        product = torch.cat(
-            [
-                sum(weights[k[0]] * f.to(V.dtype).project(sums[k]) for k, f in _flat(factors))
-                for _, factors in self._chunks()
-            ]
-        )
+        if len(self._slices()) == 1:
+            terms = [(k, f.to(V.dtype).product(V)) for k, f in _flat(next(self._chunks())[1])]
+            product = self._weighted(terms)
+        else:
+            sums = self._combine(V)
+            product = torch.cat(
+                [
+                    self._weighted((k, f.to(V.dtype).project(sums[k])) for k, f in _flat(factors))
+                    for _, factors in self._chunks()
+                ]
+            )
         return product if B is None else product - B @ (means.mT @ product)
+
+    def _weighted(self, terms: Iterable[tuple[tuple[str, int], Tensor]]) -> Tensor:
+        weights = self._factorizer.weights
+        return torch.stack([weights[name] * term for (name, _), term in terms]).sum(0)
 
     def _means(self, dtype: torch.dtype) -> tuple:
         """Membership of groups (n, q), and the same divided by the groups' sizes."""

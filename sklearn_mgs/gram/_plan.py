@@ -33,7 +33,7 @@ class Plan:
     strategy : {"shared", "expanded", "loop"}
         How the gradients of those are found, see `per_sample_gradients`.
     batched : bool
-        Whether one backward pass takes all directions at once.
+        Whether one backward pass takes several directions at once.
     """
 
     ruled: dict[str, list[str]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Plan:
     batched: bool = True
 
 
-def make_plan(module: nn.Module, X: Samples) -> Plan:
+def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) -> Plan:
     """Sort the trainable parameters by whether a rule covers them.
 
     A rule holds where a layer sees one row for each sample, in the order of the samples; so one
@@ -54,6 +54,8 @@ def make_plan(module: nn.Module, X: Samples) -> Plan:
         The network.
     X : Tensor of shape (n_samples, ...), or a tuple or dict of such
         The samples, of which the first is used.
+    several_directions : bool, default=True
+        Whether passes for several directions will be asked for.
 
     Returns
     -------
@@ -80,7 +82,8 @@ def make_plan(module: nn.Module, X: Samples) -> Plan:
                 plan.fallback[parameter] = why or "the parameter belongs to several layers"
             else:
                 plan.ruled.setdefault(name, []).append(parameter.rpartition(".")[2])
-    plan.batched = runs[1].takes_batched_directions(plan.ruled)
+    if several_directions:
+        plan.batched = runs[1].takes_batched_directions(plan.ruled)
     if plan.fallback:
         plan.strategy = choose_strategy(module, X, list(plan.fallback))
     return plan
@@ -117,7 +120,7 @@ class _Run:
         Their gradients are compared too: under vmap a layer normalisation's are wrong.
         """
         outputs = [call[1] for name in names for call in self.calls[name] if call]
-        V = directions(self.output.detach(), "all")
+        V = directions(self.output.detach(), "all")[:2]
         if len(V) == 1 or not outputs:
             return True
         want = self._with_gradients(outputs, V, batched=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sklearn_mgs.gram._chunks import parts
+
 __all__ = ["Factors", "linear_gram", "linear_trace", "promoted"]
 
-_MOST_PRODUCTS = 2**23  # numbers in a temporary of `combine` and `project`
+_MOST_PRODUCTS = 2**21  # numbers in a temporary of `combine` and `project`
 
 
 def linear_gram(
@@ -199,10 +202,13 @@ class Factors:
         """Sums Σ_i S_iq g_i of gradients, of shape (q, p), for `S` of shape (n, q)."""
         if self.A is None:
             return S.mT @ self.D
+        if self.D.dim() == 3 and S.shape[1] > 1:  # for several vectors gradients pay
+            blocks = self._row_blocks(self.n_gradients)
+            return torch.stack([f.whole().combine(S[rows]) for rows, f in blocks]).sum(0)
         A, D, S = self._rows(S)
         if A.is_floating_point():
-            blocks = S.split(max(1, _MOST_PRODUCTS // D.numel()), 1)
-            sums = torch.cat([torch.einsum("rq,ro,ri->qoi", s, D, A) for s in blocks])
+            columns = S.split(max(1, _MOST_PRODUCTS // D.numel()), 1)
+            sums = torch.cat([torch.einsum("rq,ro,ri->qoi", s, D, A) for s in columns])
         else:
             sums = D.new_zeros(S.shape[1], self.n_inputs, D.shape[1])
             sums = sums.index_add(1, A, S.mT[:, :, None] * D)
@@ -213,8 +219,11 @@ class Factors:
         """Inner products <g_i, u_q> with vectors `U` (q, p) laid out as by `combine`, (n, q)."""
         if self.A is None:
             return self.D @ U.mT
-        blocks = U.split(max(1, _MOST_PRODUCTS // self.D.numel()))
-        return torch.cat([self._project(block) for block in blocks], 1)
+        if self.D.dim() == 3 and len(U) > 1:
+            blocks = self._row_blocks(self.n_gradients)
+            return torch.cat([f.whole().project(U) for _, f in blocks])
+        vectors = U.split(max(1, _MOST_PRODUCTS // self.D.numel()))
+        return torch.cat([self._project(block) for block in vectors], 1)
 
     def _project(self, U: Tensor) -> Tensor:
         A, D, _ = self._rows()
@@ -224,9 +233,26 @@ class Factors:
             inner = torch.einsum("ri,qoi->rqo", A, W.unflatten(1, (o, -1)))
         else:
             inner = W.unflatten(1, (-1, o))[:, A].transpose(0, 1)
+        products = (inner @ D[:, :, None])[..., 0]
         if self.bias:
-            inner = inner + U[:, -o:]
-        return torch.einsum("rqo,ro->rq", inner, D).view(len(self.D), -1, len(U)).sum(1)
+            products = products + D @ U[:, -o:].mT
+        return products.view(len(self.D), -1, len(U)).sum(1)
+
+    def product(self, V: Tensor) -> Tensor:
+        """Product of the samples' own kernel with `V` (n, q): by its rows, or by J and Jᵀ."""
+        n, rows = len(self.D), self.D[..., 0].numel()
+        whole = rows * self.n_gradients if self.D.dim() == 3 else 0
+        inner = 0 if self.A is None else self._inner_cost
+        if rows**2 * (inner + self.D.shape[-1]) > whole + 2 * V.shape[1] * n * self.n_gradients:
+            return self.project(self.combine(V))
+        blocks = self._row_blocks(rows * rows // n)
+        return torch.cat([f.gram(self) @ V for _, f in blocks])
+
+    def _row_blocks(self, numbers: int) -> Iterator[tuple[slice, Factors]]:
+        """Parts of the samples for a temporary of so many numbers for each sample."""
+        for rows in parts(len(self.D), max(1, _MOST_PRODUCTS // max(1, numbers))):
+            A = self.A if self.A is None else self.A[rows]
+            yield rows, Factors(A, self.D[rows], self.bias, self.n_inputs)
 
     def _rows(self, S: Tensor | None = None) -> tuple:
         """Factors, and the samples' weights beside them, with positions as rows."""

@@ -62,6 +62,7 @@ def test_both_forms_and_products_with_vectors(name, bias):
         S, U = torch.randn(5, q).double(), torch.randn(q, G.shape[1]).double()
         assert torch.allclose(factors.combine(S), S.T @ G)
         assert torch.allclose(factors.project(U), G @ U.T)
+        assert torch.allclose(factors.product(S), G @ (G.T @ S))
         assert torch.allclose(factors.combined_squares(S), ((S.T @ G) ** 2).sum())
 
 

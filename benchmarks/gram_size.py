@@ -1,0 +1,102 @@
+"""How the kernel's trace, diagonal, products and spectrum grow with the number of samples.
+
+    python benchmarks/gram_size.py [--largest 60000] [--coverage 100] [--threads 2]
+
+Prints the seconds for each number of samples with the exponent fitted to them, the peak memory
+over the data of the largest, and how often the stated interval of the stochastic estimates holds
+the dense value at n = 2000. The network is 784-300-100-10; for the coverage two small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_mgs.gram import GramOperator, gram_matrix, gram_trace, mgs_metric
+
+SIZES = (1000, 2000, 5000, 10_000, 20_000, 60_000)
+
+
+def network(*widths, activation=nn.ReLU):
+    torch.manual_seed(0)
+    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), activation())]
+    return nn.Sequential(*layers[:-1])
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def growth(device, largest):
+    module = network(784, 300, 100, 10).to(device)
+    sizes = [n for n in SIZES if n <= largest]
+    X = torch.randn(sizes[-1], 784, device=device)
+    v = torch.randn(sizes[-1], device=device)
+
+    def spectrum(n):
+        return GramOperator(module, X[:n], outputs="sum").logdet(n_probes=4, max_steps=12)
+
+    jobs = {
+        "gram_trace": lambda n: gram_trace(module, X[:n]),
+        "diagonal": lambda n: GramOperator(module, X[:n]).diagonal(),
+        "K @ v": lambda n: GramOperator(module, X[:n]) @ v[:n],
+        "logdet, outputs=sum, 4 probes, 12 steps": spectrum,
+    }
+    print(f"{'seconds':42}" + "".join(f"{n:>9}" for n in sizes) + "  exponent")
+    for name, job in jobs.items():
+        job(sizes[0])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        times = [seconds(lambda n=n: float(job(n).sum())) for n in sizes]  # noqa: B023
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+        columns = "".join(f"{t:9.2f}" for t in times)
+        print(f"{name:42}{columns}  {slope:8.2f}   peak grew by {peak:.2f} GiB", flush=True)
+
+
+def coverage(seeds, n=2000):
+    nets = {
+        "3-8-1, tanh": (network(3, 8, 1, activation=nn.Tanh), torch.randn(n, 3)),
+        "10-32-3": (network(10, 32, 3), torch.randn(n, 10)),
+    }
+    print(f"\nof {seeds} estimates at n = {n} the interval holds the dense value in")
+    for name, (module, X) in nets.items():
+        module, X = module.double(), X.double()
+        with torch.no_grad():
+            K = gram_matrix(module, X)
+        for metric in ("logdet", "effective_rank"):
+            want, operator = mgs_metric(K, metric), GramOperator(module, X)
+            draws = [
+                operator.metric(
+                    metric, generator=torch.Generator().manual_seed(s), return_error=True
+                )
+                for s in range(seeds)
+            ]
+            hits = sum(bool((value - want).abs() <= error) for value, error in draws)
+            width = float(torch.stack([error for _, error in draws]).mean())
+            print(
+                f"{hits:5}  {metric:15} {name:12} dense {float(want):9.4f}, "
+                f"mean half width {width:.4f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--largest", type=int, default=60_000)
+    parser.add_argument("--coverage", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads\n")
+    growth(args.device, args.largest)
+    if args.coverage:
+        coverage(args.coverage)
