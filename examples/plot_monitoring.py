@@ -74,8 +74,8 @@ print(f"best epoch: {1 + accuracy.argmax()}, clean accuracy {accuracy.max():.3f}
 # `MGSEarlyStopping` predicts each training sample from the *others'* given labels, by kernel
 # regression on the similarity of gradients, and compares with what the network itself says. Their
 # agreement is greatest when the network has learned what samples share and not yet more. It ends
-# the training when the agreement has not grown for ten epochs, and restores the best one's
-# parameters.
+# the training when the agreement has stayed below its greatest value for ten epochs, and restores
+# the parameters of the epoch that had it.
 
 stopped = MLPClassifier(**settings, callbacks=[MGSMonitor(), MGSEarlyStopping()])
 stopped.fit(X_train, y_train)

@@ -143,17 +143,18 @@ class MGSEarlyStopping(Callback):
     from all of them together: kernel ridge regression on the cosine-normalised kernel predicts
     each sample from the given labels of the *others*. While the network learns what samples
     share, its own predictions agree with these more and more; when it turns to fitting samples
-    one by one, they part. Training ends when the agreement has not grown for `patience` epochs,
-    and the network gets back the parameters of the epoch at which it was greatest.
+    one by one, they part. Training ends when the agreement has stayed below its greatest value for
+    `patience` epochs, and the network gets back the parameters of the epoch at which it was
+    greatest (of several, the last).
 
-    The history column ``mgs_agreement`` holds it, and ``mgs_agreement_best`` where it was the
-    greatest so far. Each call to ``fit`` or ``partial_fit`` is watched by itself. Global random
-    states are left alone.
+    The history column ``mgs_agreement`` holds it, and ``mgs_agreement_best`` whether no earlier one
+    was greater. Each call to ``fit`` or ``partial_fit`` is watched by itself. Global random states
+    are left alone.
 
     Parameters
     ----------
     patience : int, default=10
-        Epochs without a new greatest agreement before training ends.
+        Epochs below the greatest agreement before training ends.
     ridge : float, default=0.3
         Ridge of the regression, beside the kernel's unit diagonal.
     max_samples : int, default=512
@@ -231,7 +232,7 @@ class MGSEarlyStopping(Callback):
         """Measure, record, keep the best parameters, and end the training after `patience`."""
         epoch = len(net.history)
         agreement = self._measure(net) if (epoch - 1) % self.every == 0 else float("nan")
-        best = agreement > self.best_agreement_
+        best = agreement >= self.best_agreement_
         net.history.record("mgs_agreement", agreement)
         net.history.record("mgs_agreement_best", best)
         if best:
@@ -241,7 +242,7 @@ class MGSEarlyStopping(Callback):
             self.stopped_ = True
             if net.verbose:
                 print(
-                    f"Stopping: mgs_agreement has not grown since epoch {self.best_epoch_}, whose "
+                    f"Stopping: mgs_agreement was greatest in epoch {self.best_epoch_}, whose "
                     "parameters are restored."
                 )
             raise KeyboardInterrupt  # skorch's way for a callback to end the training
