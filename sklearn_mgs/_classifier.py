@@ -163,7 +163,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Activation that turns the linear outputs into predictions.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where `X` has string column names.
 
     See Also

@@ -158,7 +158,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Activation that turns the linear outputs into predictions.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, where `X` has string column names.
 
     See Also

@@ -92,9 +92,10 @@ def gram_matrix(
 
     References
     ----------
-    .. [1] J. Szolnoky, V. Andersson, B. Kulcsár and R. Jörnsten. On the Interpretability of
+    .. [1] V. Szolnoky, V. Andersson, B. Kulcsár and R. Jörnsten. On the Interpretability of
        Regularisation for Neural Networks Through Model Gradient Similarity. NeurIPS 2022.
-    .. [2] A. Jacot, F. Gabriel and C. Hongler. Neural tangent kernel. NeurIPS 2018.
+    .. [2] A. Jacot, F. Gabriel and C. Hongler. Neural Tangent Kernel: Convergence and
+           Generalization in Neural Networks. NeurIPS 2018.
 
     Examples
     --------
