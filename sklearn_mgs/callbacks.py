@@ -147,9 +147,9 @@ class MGSEarlyStopping(Callback):
     `patience` epochs, and the network gets back the parameters of the epoch at which it was
     greatest (of several, the last).
 
-    The history column ``mgs_agreement`` holds it, and ``mgs_agreement_best`` whether no earlier one
-    was greater. Each call to ``fit`` or ``partial_fit`` is watched by itself. Global random states
-    are left alone.
+    The history column ``mgs_agreement`` holds it, ``mgs_agreement_best`` whether none before was
+    greater. Each call to ``fit`` or ``partial_fit`` is watched by itself. Global random states are
+    left alone.
 
     Parameters
     ----------
