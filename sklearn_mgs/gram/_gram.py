@@ -95,7 +95,7 @@ def gram_matrix(
     .. [1] V. Szolnoky, V. Andersson, B. Kulcsár and R. Jörnsten. On the Interpretability of
        Regularisation for Neural Networks Through Model Gradient Similarity. NeurIPS 2022.
     .. [2] A. Jacot, F. Gabriel and C. Hongler. Neural Tangent Kernel: Convergence and
-           Generalization in Neural Networks. NeurIPS 2018.
+       Generalization in Neural Networks. NeurIPS 2018.
 
     Examples
     --------
