@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from sklearn_mgs._data import Samples
+from sklearn_mgs._mlp_gram import covers, mlp_gram
 from sklearn_mgs._resolve import resolved
-from sklearn_mgs.gram import METRICS, gram_matrix, mgs_metric
+from sklearn_mgs.gram import METRICS, mgs_metric
 from sklearn_mgs.gram._factorizer import Factorizer
 from sklearn_mgs.gram._layers import evaluating
 from sklearn_mgs.gram._outputs import output_matrix
@@ -95,7 +96,7 @@ class MGSMonitor(Callback):
         if unknown:
             raise ValueError(f"Unknown metrics {unknown}; expected some of {list(METRICS)}.")
         _check_counts(self, "max_samples", "every")
-        self.samples_ = self.factorizer_ = None
+        self.samples_ = self.kernel_ = None
         if self.X is not None:
             rows = _rows(_num_samples(self.X), self.max_samples)
             self.samples_ = _safe_indexing(self.X, rows)
@@ -120,20 +121,14 @@ class MGSMonitor(Callback):
 
     def on_train_end(self, net, **kwargs):
         """Let go of the module."""
-        self.factorizer_ = None
+        self.kernel_ = None
 
     def _measure(self, net) -> dict[str, float]:
-        module = net.module_
-        trained = [p.requires_grad for p in module.parameters()]
-        with evaluating(module), torch.no_grad():
-            # Finding out how to take a module's gradients costs more than taking them.
-            if self.factorizer_ is None or self.trained_ != trained:
-                with resolved(net, self.samples_) as (_, X):
-                    self.factorizer_, self.trained_ = Factorizer(module, X), trained
-            with no_autocast(self.factorizer_.X.device):
-                K = gram(self.factorizer_(), self.factorizer_.weights)
-                values = torch.stack([mgs_metric(K, metric) for metric in self.metrics])
-            return dict(zip(self.metrics, values.tolist()))  # one wait for the device
+        if self.kernel_ is None:
+            self.kernel_ = _Kernel(net, self.samples_)
+        K = self.kernel_()
+        values = torch.stack([mgs_metric(K, metric) for metric in self.metrics])
+        return dict(zip(self.metrics, values.tolist()))  # one wait for the device
 
 
 class MGSEarlyStopping(Callback):
@@ -220,7 +215,7 @@ class MGSEarlyStopping(Callback):
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Forget the last fit."""
-        self.samples_ = self.best_parameters_ = None
+        self.samples_ = self.kernel_ = self.best_parameters_ = None
         self.best_agreement_, self.best_epoch_, self.stopped_ = -float("inf"), 0, False
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
@@ -251,14 +246,41 @@ class MGSEarlyStopping(Callback):
         """Restore the best epoch's parameters."""
         if self.best_parameters_ is not None:
             net.module_.load_state_dict(self.best_parameters_)
-        self.samples_ = self.best_parameters_ = None
+        self.samples_ = self.kernel_ = self.best_parameters_ = None
 
     def _measure(self, net) -> float:
         X, y = self.samples_
-        with resolved(net, X) as (module, inputs), torch.no_grad():
-            K = gram_matrix(module, inputs)
-            outputs = output_matrix(module(inputs))
-            return float(agreement(K, outputs, y.to(K.device), self.ridge))
+        if self.kernel_ is None:
+            self.kernel_ = _Kernel(net, X)
+        K, outputs = self.kernel_(), self.kernel_.outputs()
+        return float(agreement(K, outputs, y.to(K.device), self.ridge))
+
+
+class _Kernel:
+    """The kernel of a net's module, time and again on the same samples, as the module is then."""
+
+    def __init__(self, net, X):
+        with resolved(net, X) as (self.module, self.X):
+            pass
+        self.factorizer = None
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """Kernel of all outputs in evaluation mode, shape (n_samples, n_samples)."""
+        if covers(self.module):
+            return mlp_gram(self.module, self.X)
+        with evaluating(self.module), no_autocast(self.X.device):
+            # Finding out how to take a module's gradients costs more than taking them.
+            trained = [p.requires_grad for p in self.module.parameters()]
+            if self.factorizer is None or self.trained != trained:
+                self.factorizer, self.trained = Factorizer(self.module, self.X), trained
+            return gram(self.factorizer(), self.factorizer.weights)
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """Outputs in evaluation mode, shape (n_samples, n_outputs)."""
+        with evaluating(self.module):
+            return output_matrix(self.module(self.X))
 
 
 def agreement(K: Tensor, outputs: Tensor, y: Tensor, ridge: float) -> Tensor:

@@ -360,6 +360,7 @@ def test_binary_skorch_net_and_ours_measure_the_same():
     values = []
     for estimator, labels in ((net, target), (same, target[:, None])):
         callback = MGSEarlyStopping()
+        callback.on_train_begin(None)
         callback.samples_ = torch.from_numpy(X32), torch.from_numpy(labels)
         values.append(callback._measure(getattr(estimator, "net_", estimator)))
     assert values[0] == values[1]
