@@ -19,7 +19,7 @@ from skorch.callbacks import Callback
 from skorch.history import History
 from torch import Tensor, nn
 
-from sklearn_mgs._coherence import CoherenceGate
+from sklearn_mgs._coherence import make_gate
 from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
 from sklearn_mgs._data import BatchIterator, Samples, as_tensor
 from sklearn_mgs._device import private_rng, resolve_device
@@ -202,9 +202,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         objective.gradient_strength = self.gradient_strength
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
-        gate = None
-        if self.coherence_threshold is not None:
-            gate = CoherenceGate(self.coherence_threshold, self.coherence)
+        gate = make_gate(self.coherence_threshold, self.coherence, net.regularizer.coherence)
         net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1, gate)
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
             net.start(self.solver, self._solver_options())
@@ -283,7 +281,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         """Sample weights, those of the classes multiplied in; None where all are equal."""
         if sample_weight is None:
             return None
-        return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        return check_weight(sample_weight, X)
 
     def _validate_validation_set(self, y, X_val, y_val, sample_weight_val) -> ValidationSet:
         """Check that the set is of the training set's kind; `y` is the training set's."""
@@ -308,9 +306,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                 f"y_val has classes that y has not: {unique_labels(y_val)} and {self.classes_}."
             )
         if sample_weight_val is not None:
-            sample_weight_val = _check_sample_weight(
-                sample_weight_val, X_val, dtype=np.float64, ensure_non_negative=True
-            )
+            sample_weight_val = check_weight(sample_weight_val, X_val)
         return ValidationSet(X_val, y_val, sample_weight_val)
 
     def _split(self, X, y, targets, sample_weight):
@@ -430,6 +426,14 @@ def as_targets(targets: np.ndarray, dtype: torch.dtype) -> Tensor:
     if targets.dtype.kind == "i" and targets.ndim == 1:
         return torch.as_tensor(targets, dtype=torch.int64)
     return as_tensor(targets, dtype, "cpu")
+
+
+def check_weight(sample_weight, X) -> np.ndarray:
+    """Weights of samples: finite, none negative, not all zero."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("Sample weights must contain at least one non-zero number; all are zero.")
+    return weight
 
 
 @contextmanager

@@ -1,47 +1,65 @@
-"""Gradient-coherent strong regularisation: L1 and L2 act only at coherent steps."""
+"""Gradient-coherent strong regularisation: L1 and L2 act as far as gradients stay coherent."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from sklearn_mgs._data import Batch
 
-__all__ = ["COHERENCES", "CoherenceGate"]
+__all__ = ["COHERENCES", "CoherenceGate", "cosine", "make_gate", "strongest_share"]
 
-COHERENCES = ("total", "batch")
+COHERENCES = ("total", "batch", "trend")
 """Names of the measures of coherence."""
+
+TREND_DECAY = 0.9
+"""Decay of the running mean of gradients, of each step."""
 
 
 class CoherenceGate:
-    """Decide step by step whether L1 and L2 act, without asking the device for a value.
+    """Decide step by step how strongly L1 and L2 act, without asking the device for a value.
 
     The idea is Park, Ho, Chang and Zhang's (arXiv:1811.08056): strong regularisation is imposed
     only while the gradients are coherent. How coherence is measured is this package's own
-    definition; `L` is the unregularised mini-batch loss, `R` the regulariser, over weights:
+    definition; `L` is the unregularised mini-batch loss, `R` the regulariser times its strength,
+    both as functions of the weights:
 
     - ``"total"``: ``c = cos(∇L, ∇L + ∇R)``, does the step still go where the data point?
     - ``"batch"``: ``c = cos(∇L_A, ∇L_B)`` of the mini-batch's two halves, do samples agree?
+      A mini-batch of one sample has no halves: there it is "total".
+    - ``"trend"``: ``c = cos(m, m + ∇R)``, `m` the running mean of ∇L over about ten steps: does
+      the regulariser leave the direction in which the data have been pulling?
+
+    With "total" and "batch" the regulariser acts in full where ``c >= threshold``, else not at
+    all. With "trend" it acts with its strongest share `s` in [0, 1] for which
+    ``cos(m, m + s ∇R) >= threshold``, and a weight that L1 has set to zero stays zero until
+    ``|m_i|`` exceeds L1's strength times `s`.
 
     Parameters
     ----------
     threshold : float
-        The regulariser acts where ``c >= threshold``.
-    measure : {"total", "batch"}, default="batch"
+        Least coherence, in [-1, 1].
+    measure : {"total", "batch", "trend"}, default="trend"
         The measure.
 
     Attributes
     ----------
-    acts_ : Tensor of shape ()
-        1 where the regulariser acts at this step, else 0.
+    share_ : Tensor of shape ()
+        Share of its strength with which the regulariser acts at this step.
+    free_ : list of Tensor of bool, or None
+        For each weight, whether it may differ from zero after this step; None: all may.
     """
 
-    def __init__(self, threshold: float, measure: str = "batch"):
+    def __init__(self, threshold: float, measure: str = "trend"):
         self.threshold = threshold
         self.measure = measure
         self._cosine: Tensor | None = None  # of the halves, from their passes to `decide`
+        self._sums: list[Tensor] | None = None  # running mean of gradients, before its correction
+        self._n_steps = 0
         self._cosines: list[Tensor] = []
-        self._acted: list[Tensor] = []
+        self._shares: list[Tensor] = []
 
     def backward(self, objective, module, batch: Batch):
         """Backward pass of the objective; for "batch", one half after the other."""
@@ -90,33 +108,103 @@ class CoherenceGate:
 
     @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
-        """Set `acts_` from the gradients, and add L2's gradient where it acts."""
-        gradients = [w.grad for w in weights]
-        regular = [alpha * w + l1 * w.sign() if l1 else alpha * w for w in weights]
+        """Set `share_` and `free_` from the gradients, and add L2's gradient."""
+        pull = [w * alpha + w.sign() * l1 if l1 else w * alpha for w in weights]
         coherence, self._cosine = self._cosine, None
-        if coherence is None:
-            coherence = cosine(gradients, [g + r for g, r in zip(gradients, regular)])
-        self.acts_ = (coherence >= self.threshold).to(weights[0].dtype)
+        if self.measure == "trend":
+            coherence, self.share_ = self._follow([w.grad for w in weights], pull)
+        else:
+            if coherence is None:
+                coherence = _cosine_of_sum(*_products([w.grad for w in weights], pull))
+            self.share_ = (coherence >= self.threshold).to(weights[0].dtype)
+        self.free_ = None
+        if l1 and self.measure == "trend":
+            least = self.share_ * (l1 * (1 - TREND_DECAY**self._n_steps))
+            self.free_ = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self._sums)]
         if alpha:
             for w in weights:
-                w.grad.addcmul_(w, self.acts_, value=alpha)
+                w.grad.addcmul_(w, self.share_, value=alpha)
         self._cosines.append(coherence)
-        self._acted.append(self.acts_)
+        self._shares.append(self.share_)
+
+    def _follow(self, gradients: list[Tensor], pull: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Update the running mean; its coherence with the regulariser, and the share."""
+        if self._sums is None:
+            self._sums = [torch.zeros_like(g) for g in gradients]
+        for m, g in zip(self._sums, gradients):
+            m.lerp_(g, 1 - TREND_DECAY)
+        self._n_steps += 1
+        missing = 1 - TREND_DECAY**self._n_steps  # a mean of few steps started at zero
+        mm, mr, rr = _products(self._sums, pull)
+        products = mm / missing**2, mr / missing, rr
+        return _cosine_of_sum(*products), strongest_share(*products, self.threshold)
 
     def end_epoch(self, history) -> None:
-        """Record the epoch's mean coherence and the share of steps at which it acted."""
+        """Record the epoch's mean coherence and mean share of the regulariser's strength."""
         if self._cosines:
-            means = torch.stack([torch.stack(self._cosines), torch.stack(self._acted)]).mean(1)
+            means = torch.stack([torch.stack(self._cosines), torch.stack(self._shares)]).mean(1)
             for name, value in zip(("coherence", "regularized"), means.tolist()):
                 history.record(name, value)
-        self._cosines, self._acted = [], []
+        self._cosines, self._shares = [], []
+
+
+def make_gate(
+    threshold: float | None, measure: str, previous: CoherenceGate | None
+) -> CoherenceGate | None:
+    """Gate of a further part of a fit: the previous one, running mean and all, if it is alike."""
+    if threshold is None:
+        return None
+    if previous is not None and (previous.threshold, previous.measure) == (threshold, measure):
+        return previous
+    return CoherenceGate(threshold, measure)
+
+
+def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Tensor:
+    """Largest `s` in [0, 1] with ``cos(g, g + s r) >= threshold``.
+
+    The angle between g and g + s r grows with s, from 0 to that between g and r. In the triangle
+    of both, by the law of sines, it is ``θ = arccos(threshold)`` at
+    ``s = |g| sin θ / (|r| sin(φ − θ))``, φ being the angle between g and r.
+
+    Parameters
+    ----------
+    gg, gr, rr : Tensor of shape ()
+        Inner products ``⟨g, g⟩``, ``⟨g, r⟩``, ``⟨r, r⟩``.
+    threshold : float
+        Least cosine, in [-1, 1].
+    """
+    sine, norm = math.sqrt(1 - threshold**2), gg.sqrt()
+    along = gr / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    across = (rr - along.square()).clamp_min(0).sqrt()
+    room = across * threshold - along * sine
+    return torch.where(room > 0, norm * sine / room, torch.ones_like(room)).clamp(max=1.0)
+
+
+def _products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner products ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of two lists of tensors, each seen as one vector."""
+    pairs = [(x.flatten(), y.flatten()) for x, y in zip(a, b)]
+    return (
+        torch.stack([torch.dot(x, x) for x, _ in pairs]).sum(),
+        torch.stack([torch.dot(x, y) for x, y in pairs]).sum(),
+        torch.stack([torch.dot(y, y) for _, y in pairs]).sum(),
+    )
 
 
 def cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """Cosine of the angle between two lists of tensors, each seen as one vector."""
-    dot = sum((x * y).sum() for x, y in zip(a, b))
-    norms = sum(x.square().sum() for x in a) * sum(y.square().sum() for y in b)
-    return dot / norms.sqrt().clamp(min=torch.finfo(norms.dtype).tiny)
+    aa, ab, bb = _products(a, b)
+    return _ratio(ab, aa, bb)
+
+
+def _cosine_of_sum(gg: Tensor, gr: Tensor, rr: Tensor) -> Tensor:
+    """``cos(g, g + r)`` from the inner products."""
+    return _ratio(gg + gr, gg, gg + 2 * gr + rr)
+
+
+def _ratio(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
+    """Cosine from inner products; zero where a vector is zero."""
+    tiny = torch.finfo(ab.dtype).tiny
+    return ab / (aa.sqrt() * bb.clamp_min(0).sqrt()).clamp_min(tiny)
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -112,7 +112,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 class WeightRegularizer:
     """L2 as a gradient, L1 as a proximal step; both divided by the mini-batch's sample count.
 
-    Biases are left out. With a coherence gate both act only at the steps that it lets pass.
+    Biases are left out. With a coherence gate both act as strongly as it allows at each step.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class WeightRegularizer:
         Strength of ``‖w‖₁``; the step's soft threshold is ``learning rate × l1 / n``, so weights
         become exactly zero.
     coherence : CoherenceGate, default=None
-        Decides at which steps they act.
+        Decides how strongly they act at each step.
     """
 
     def __init__(self, module, alpha=0.0, l1=0.0, coherence: CoherenceGate | None = None):
@@ -153,16 +153,19 @@ class WeightRegularizer:
             for w in self.weights:
                 w.grad.add_(w, alpha=self.alpha / n)
 
+    @torch.no_grad()
     def after_step(self, learning_rate: float, n: float) -> None:
         """Take L1's proximal step."""
         if not self.l1:
             return
-        threshold = learning_rate * self.l1 / n
-        if self.coherence is not None:
-            threshold = threshold * self.coherence.acts_
-        with torch.no_grad():
-            for w in self.weights:
-                w.copy_(w.sign() * (w.abs() - threshold).clamp_(min=0))
+        threshold, gate = learning_rate * self.l1 / n, self.coherence
+        if gate is not None:
+            threshold = threshold * gate.share_
+        for w in self.weights:
+            w.sub_(w.clamp(-threshold, threshold))
+        if gate is not None and gate.free_ is not None:
+            for w, free in zip(self.weights, gate.free_):
+                w.mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record how often the gate was open."""

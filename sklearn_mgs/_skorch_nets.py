@@ -12,7 +12,7 @@ from skorch.dataset import get_len, unpack_data
 from skorch.utils import to_tensor
 from torch.utils.data import Subset
 
-from sklearn_mgs._coherence import COHERENCES, CoherenceGate
+from sklearn_mgs._coherence import COHERENCES, make_gate
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs.penalty import MGSPenalty
 
@@ -42,7 +42,7 @@ class _MGSNet:
         alpha=0.0,
         l1=0.0,
         coherence_threshold=None,
-        coherence="batch",
+        coherence="trend",
         **kwargs,
     ):
         super().__init__(module, *args, **kwargs)
@@ -80,6 +80,9 @@ class _MGSNet:
                 raise ValueError(f"{name} must be 0 or more, got {value!r}.")
         if self.coherence not in COHERENCES:
             raise ValueError(f"coherence must be one of {COHERENCES}, got {self.coherence!r}.")
+        threshold = self.coherence_threshold
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ValueError(f"coherence_threshold must be None or in [-1, 1], got {threshold!r}.")
         size = self.mgs_batch_size
         least = 2 if self.mgs_metric == "det" else 1
         if size is not None and size < least:
@@ -166,9 +169,8 @@ class _MGSNet:
     # ------------------------------------------------------------------ L1, L2, coherence
 
     def _make_regularizer(self):
-        gate = None
-        if self.coherence_threshold is not None:
-            gate = CoherenceGate(self.coherence_threshold, self.coherence)
+        previous = None if self.regularizer_ is None else self.regularizer_.coherence
+        gate = make_gate(self.coherence_threshold, self.coherence, previous)
         return WeightRegularizer(self.module_, self.alpha, self.l1, gate)
 
     def train_step_single(self, batch, **fit_params):

@@ -56,7 +56,7 @@ def test_strengths_are_numbers_from_zero(blobs, kind, parameter, value):
         ("mgs_outputs", "full", ("auto", "target", "all", "random", "sum")),
         ("mgs_layers", "last", ("all", "hidden", "first", "balanced")),
         ("mgs_centered", "classes", ("class",)),
-        ("coherence", "norm", ("total", "batch")),
+        ("coherence", "norm", ("total", "batch", "trend")),
         ("solver", "adamw", ("adam", "sgd", "lbfgs")),
         ("activation", "gelu", ("identity", "logistic", "tanh", "relu")),
         ("learning_rate", "cosine", ("constant", "invscaling", "adaptive")),
@@ -242,8 +242,13 @@ def test_weights(blobs, kind, weight, message):
 
 
 def test_weights_without_any_weight(blobs):
-    with pytest.raises(ValueError, match=r"[Ss]ample weights must.* non-zero"):
+    message = "Sample weights must contain at least one non-zero number"
+    with pytest.raises(ValueError, match=message):
         classifier().fit(*blobs, sample_weight=np.zeros(40))
+    with pytest.raises(ValueError, match=message):
+        classifier(class_weight={0: 0, 1: 0, 2: 0}).fit(*blobs)
+    with pytest.raises(ValueError, match="[Nn]egative values"):
+        classifier(class_weight={0: -1, 1: 1, 2: 1}).fit(*blobs)
 
 
 # -------------------------------------------------------------------- validation sets

@@ -177,7 +177,7 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         jacobian_strength=0.0,
         gradient_strength=0.0,
         coherence_threshold=None,
-        coherence="batch",
+        coherence="trend",
         class_weight=None,
         device="auto",
         dtype="auto",

@@ -180,7 +180,7 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         jacobian_strength=0.0,
         gradient_strength=0.0,
         coherence_threshold=None,
-        coherence="batch",
+        coherence="trend",
         device="auto",
         dtype="auto",
         warm_start=False,
