@@ -59,9 +59,13 @@ class BatchedSamples:
     def __len__(self) -> int:
         return len(self.folds[0])
 
-    def batch(self, index) -> BatchedBatch | None:
+    def on_device(self, index) -> Tensor:
+        """Indices where the samples are."""
+        return self.folds[0].on_device(index)
+
+    def batch(self, index, where: Tensor | None = None) -> BatchedBatch | None:
         """The samples that `index` names, of each model's fold; None if they have no weight."""
-        parts = [fold.batch(index) for fold in self.folds]
+        parts = [fold.batch(index, where) for fold in self.folds]
         if parts[0].weight_sum == 0:
             return None
         X, y = self._gather([p.X for p in parts]), self._gather([p.y for p in parts])

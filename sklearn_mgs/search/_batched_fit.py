@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sklearn_mgs._coherence import cosine
 from sklearn_mgs._data import BatchIterator
+from sklearn_mgs.search._batched_coherence import BatchedGate
 from sklearn_mgs.search._batched_data import BatchedBatch, BatchedSamples
 from sklearn_mgs.search._batched_net import BatchedMLP
 from sklearn_mgs.search._batched_objective import BatchedObjective, BatchedPenalty, Terms
@@ -62,8 +63,10 @@ class BatchedFit:
         self.best = [p.clone() for p in self.net.parameters] if est.early_stopping else None
         self.objective = self._make_objective()
         self.step_size = self._make_optimizer()
-        threshold = est.coherence_threshold
-        self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), threshold)
+        gate = None
+        if est.coherence_threshold is not None:
+            gate = BatchedGate(est.coherence_threshold, est.coherence)
+        self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), gate)
         n_batch = est._n_batch(len(fold.samples))
         self.batches = BatchIterator(self._samples(), n_batch, est.shuffle, est._random_state)
         self.torch_state = torch.Generator(parameter.device).manual_seed(fold.seed).get_state()
@@ -103,14 +106,18 @@ class BatchedFit:
         penalties = [m.fold.penalty for m in self.models]
         scale = torch.stack([p.scale_ for p in penalties]).to(**self.like)
         weights = [
-            torch.tensor([p.layer_weights_[name] for p in penalties], **self.like)[:, None, None]
-            if name in penalties[0].layer_weights_
-            else None
-            for name in (f"linear{i}" for i in range(len(self.net.weights)))
+            self._layer_weight([p.layer_weights_.get(f"linear{i}") for p in penalties])
+            for i in range(len(self.net.weights))
         ]
         return BatchedPenalty(
             penalties[0], strength / scale, weights, self.estimator.mgs_batch_size
         )
+
+    def _layer_weight(self, values: list[float | None]) -> Tensor | float | None:
+        """Weight of a layer in each model's kernel, as one number where they are not balanced."""
+        if values[0] is None or set(values) == {1.0}:
+            return values[0]
+        return torch.tensor(values, **self.like)[:, None, None]
 
     def _make_optimizer(self):
         est, parameters = self.estimator, self.net.parameters
@@ -183,9 +190,8 @@ class BatchedFit:
 
     def _gradients(self, batch: BatchedBatch, generator):
         """Terms, gradients, and the coherence (M,) of the mini-batch's halves if it counts."""
-        halves = self.estimator.coherence_threshold is not None
-        halves = halves and self.estimator.coherence == "batch" and batch.n_samples > 1
-        if not halves:
+        gate = self.regularizer.gate
+        if gate is None or gate.measure != "batch" or batch.n_samples < 2:
             return *self._objective_gradients(batch, generator), None
         middle = batch.n_samples // 2
         rows = slice(0, middle), slice(middle, batch.n_samples)

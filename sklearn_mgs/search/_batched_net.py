@@ -144,6 +144,8 @@ def times(D: Tensor, factor: Tensor | None, k: int = 1, overwrite: bool = False)
     """Product of D (M, n * k, out) and a factor (M, n, out); None stands for 1."""
     if factor is None:
         return D
-    D = D.unflatten(1, (-1, k))
-    product = D.mul_ if overwrite else D.mul
-    return product(factor.unsqueeze(2)).flatten(1, 2)
+    if k > 1:
+        D = D.unflatten(1, (-1, k))
+        factor = factor.unsqueeze(2)
+    product = D.mul_(factor) if overwrite else D * factor
+    return product if k == 1 else product.flatten(1, 2)

@@ -36,7 +36,7 @@ class BatchedPenalty:
         Says which metric, outputs and centring; any of the models' own.
     strength : Tensor of shape (M,)
         ``mgs_strength / m(K_init)`` of each model.
-    layer_weights : list of (Tensor of shape (M, 1, 1) or None)
+    layer_weights : list of (Tensor of shape (M, 1, 1), 1.0 or None)
         Weight of each layer in the kernel; None where it takes no part.
     size : int or None
         The first so many samples of a mini-batch make the kernel.
@@ -44,7 +44,7 @@ class BatchedPenalty:
 
     penalty: MGSPenalty
     strength: Tensor
-    layer_weights: list[Tensor | None]
+    layer_weights: list[Tensor | float | None]
     size: int | None
 
     @property
@@ -55,13 +55,7 @@ class BatchedPenalty:
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
         self.strength = self.strength[rows]
-        self.layer_weights = [w if w is None else w[rows] for w in self.layer_weights]
-
-    def directions(self, output: Tensor, targets: Tensor | None, generator) -> Tensor:
-        """Directions of the kernel's gradients, shape (M, n, k, C)."""
-        targets = None if targets is None else targets.flatten()
-        V = directions(output.detach().flatten(0, 1), self.penalty.outputs, targets, generator)
-        return V.unflatten(1, output.shape[:2]).movedim(0, 2)
+        self.layer_weights = [w[rows] if isinstance(w, Tensor) else w for w in self.layer_weights]
 
     def value(self, net: BatchedMLP, tape: Pass, V: Tensor, batch, targets) -> Tensor:
         """Strength times metric over its initial value, shape (M,), by the lone fit's formula."""
@@ -69,7 +63,7 @@ class BatchedPenalty:
         D, _ = net.output_gradients(tape, V)
         layers = [
             # A layer's share is quadratic in D.
-            (A, (d * w.sqrt()).unflatten(1, (-1, k)).flatten(2))
+            (A, (d * w**0.5).unflatten(1, (-1, k)).flatten(2))
             for A, d, w in zip(tape.inputs, D, self.layer_weights)
             if w is not None
         ]
@@ -128,11 +122,25 @@ class BatchedObjective:
         """Targets of the data loss, shape (M, n, C)."""
         return target_matrix(self.loss, batch.y, output, self.label_smoothing)
 
+    @property
+    def classes_are_targets(self) -> bool:
+        """Whether the penalty's directions are what `targets` returns."""
+        is_target = self.penalty.penalty.outputs == "target" and self.loss == "log_loss"
+        return is_target and not self.label_smoothing
+
     def classes(self, batch: BatchedBatch) -> Tensor | None:
         """Class indices (M, n) where there are classes."""
         y = batch.y
         targets = mgs_targets(self.loss, y if y.ndim == 2 else y.flatten(0, 1))
         return None if targets is None else targets.view(y.shape[:2])
+
+    def directions(self, output: Tensor, batch: BatchedBatch, generator) -> Tensor:
+        """Directions of the kernel's gradients, shape (M, n, k, C)."""
+        classes = self.classes(batch)
+        classes = None if classes is None else classes.flatten()
+        outputs = output.detach().flatten(0, 1)
+        V = directions(outputs, self.penalty.penalty.outputs, classes, generator)
+        return V.unflatten(1, output.shape[:2]).movedim(0, 2)
 
     def gradients(self, net: BatchedMLP, batch: BatchedBatch, generator):
         """Terms of a step, and the gradients of ``net.parameters``, by autograd."""
@@ -162,9 +170,8 @@ class BatchedObjective:
         if size is not None and size < batch.n_samples:
             batch = batch.part(slice(0, size))
             tape = net.forward(X[:, :size], generator)  # dropout draws anew, as in a lone fit
-        classes = self.classes(batch)
-        V = self.penalty.directions(tape.output, classes, generator)
-        return self.penalty.value(net, tape, V, batch, classes)
+        V = self.directions(tape.output, batch, generator)
+        return self.penalty.value(net, tape, V, batch, self.classes(batch))
 
     def _jacobian(self, net, tape, batch, generator):
         """Mean of ‖vᵀ ∂f/∂x‖² over samples, v ~ N(0, I) for each."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from sklearn_mgs._coherence import cosine
+from sklearn_mgs.search._batched_coherence import BatchedGate
 
 __all__ = ["BatchedAdam", "BatchedRegularizer", "BatchedSGD"]
 
@@ -87,18 +87,19 @@ class BatchedRegularizer:
     ----------
     alpha, l1 : Tensor of shape (M, 1, 1), or None
         Strengths; None where they are zero in every model.
-    threshold : float, default=None
-        They act at the steps of a model whose coherence reaches it; None: at all.
+    gate : BatchedGate, default=None
+        Decides how strongly they act at each step.
     """
 
-    def __init__(self, alpha: Tensor | None, l1: Tensor | None, threshold: float | None = None):
-        self.alpha, self.l1, self.threshold = alpha, l1, threshold
-        self.acts: Tensor | None = None
+    def __init__(self, alpha: Tensor | None, l1: Tensor | None, gate: BatchedGate | None = None):
+        self.alpha, self.l1, self.gate = alpha, l1, gate
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
         self.alpha = None if self.alpha is None else self.alpha[rows]
         self.l1 = None if self.l1 is None else self.l1[rows]
+        if self.gate is not None:
+            self.gate.keep(rows)
 
     @torch.no_grad()
     def half_squared_norm(self, weights: list[Tensor]) -> Tensor | None:
@@ -110,23 +111,14 @@ class BatchedRegularizer:
     @torch.no_grad()
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""
-        if self.threshold is not None:
-            self.acts = self._acts(weights, gradients, n, coherence)
-        if self.alpha is not None:
-            factor = self.alpha / n if self.acts is None else self.alpha / n * self.acts
+        alpha = None if self.alpha is None else self.alpha / n
+        if self.gate is not None:
+            l1 = None if self.l1 is None else self.l1 / n
+            self.gate.decide(weights, gradients, alpha, l1, coherence)
+            alpha = None if alpha is None else alpha * self.gate.share
+        if alpha is not None:
             for w, g in zip(weights, gradients):
-                g.addcmul_(w, factor)
-
-    def _acts(self, weights, gradients, n, coherence) -> Tensor:
-        if coherence is None:
-            terms = [torch.zeros_like(w) for w in weights]
-            if self.alpha is not None:
-                terms = [t.addcmul_(w, self.alpha / n) for t, w in zip(terms, weights)]
-            if self.l1 is not None:
-                terms = [t.addcmul_(w.sign(), self.l1 / n) for t, w in zip(terms, weights)]
-            summed = [g + t for g, t in zip(gradients, terms)]
-            coherence = torch.func.vmap(cosine)(gradients, summed)
-        return (coherence >= self.threshold).to(weights[0].dtype)[:, None, None]
+                g.addcmul_(w, alpha)
 
     @torch.no_grad()
     def after_step(self, weights, learning_rate, n) -> None:
@@ -134,7 +126,10 @@ class BatchedRegularizer:
         if self.l1 is None:
             return
         threshold = learning_rate * self.l1 / n
-        if self.acts is not None:
-            threshold = threshold * self.acts
+        if self.gate is not None:
+            threshold = threshold * self.gate.share
         for w in weights:
-            w.copy_(w.sign() * (w.abs() - threshold).clamp_(min=0))
+            w.sub_(w.clamp(-threshold, threshold))
+        if self.gate is not None and self.gate.free is not None:
+            for w, free in zip(weights, self.gate.free):
+                w.mul_(free)

@@ -43,7 +43,7 @@ def explicit_gradients(
     G = residual * shares
     trace = None
     if objective.penalty is not None:
-        trace = _Trace(objective, net, tape, batch, generator)
+        trace = _Trace(objective, net, tape, batch, targets, generator)
     gradients = _backward(net, tape, G, trace)
     return Terms(data_loss, None if trace is None else trace.value), gradients
 
@@ -81,28 +81,35 @@ class _Trace:
         Adjoint of ``D W`` of each layer but the first.
     """
 
-    def __init__(self, objective, net: BatchedMLP, tape: Pass, batch, generator):
+    def __init__(self, objective, net: BatchedMLP, tape: Pass, batch, targets, generator):
         penalty = objective.penalty
         self.n = min(batch.n_samples, penalty.size or batch.n_samples)
         if self.n < batch.n_samples:
             batch, tape = batch.part(slice(0, self.n)), tape.first(self.n)
-        V = penalty.directions(tape.output, objective.classes(batch), generator)
+        if objective.classes_are_targets:
+            V = targets[:, : self.n].unsqueeze(2)
+        else:
+            V = objective.directions(tape.output, batch, generator)
         self.k = V.shape[2]
         self.tape = tape
         self.D, self.unsloped = net.output_gradients(tape, V)
-        self.rows = penalty.strength[:, None, None] * batch.shares()  # (M, n or 1, 1)
-        self.layer_weights = penalty.layer_weights
+        rows = 2 * penalty.strength[:, None, None] * batch.shares()  # (M, n or 1, 1)
+        self.rows = [
+            None if w is None else rows * w if isinstance(w, Tensor) else rows
+            for w in penalty.layer_weights
+        ]
         self._squares()
         self._adjoint(net)
 
     def _squares(self):
         """Squared norms of the factors, and the value."""
+        D = self.D
+        if self.k > 1:
+            D = [d.unflatten(1, (self.n, self.k)).flatten(2) for d in D]
+        self.d2 = [_squared_norms(d) for d in D]
         self.a2 = [_squared_norms(A).add_(1) for A in self.tape.inputs]
-        self.d2 = [_squared_norms(d.unflatten(1, (self.n, self.k)).flatten(2)) for d in self.D]
-        shares = [
-            a2 * d2 * w for a2, d2, w in zip(self.a2, self.d2, self.layer_weights) if w is not None
-        ]
-        self.value = (self.rows * sum(shares)).sum((1, 2))
+        shares = [r * a2 * d2 for r, a2, d2 in zip(self.rows, self.a2, self.d2) if r is not None]
+        self.value = sum(shares[1:], start=shares[0]).sum((1, 2)) / 2
 
     def _adjoint(self, net: BatchedMLP):
         """Reverse the recursion of D."""
@@ -121,19 +128,17 @@ class _Trace:
 
     def _add_own(self, E: Tensor | None, layer: int) -> Tensor:
         """Add the adjoint of D through the layer's own share, 2 r (‖a‖² + 1) D."""
-        w = self.layer_weights[layer]
-        if w is None:
+        if self.rows[layer] is None:
             return torch.zeros_like(self.D[layer]) if E is None else E
-        factor = 2 * w * self.rows * self.a2[layer]
+        factor = self.rows[layer] * self.a2[layer]
         if self.k > 1:
             factor = factor.repeat_interleave(self.k, 1)
         return self.D[layer] * factor if E is None else E.addcmul_(self.D[layer], factor)
 
     def add_input_gradient(self, G: Tensor, layer: int) -> None:
         """Add 2 r ‖d‖² A, the adjoint of the inputs of a layer through its share."""
-        w = self.layer_weights[layer]
-        if w is not None:
-            factor = 2 * w * self.rows * self.d2[layer]
+        if self.rows[layer] is not None:
+            factor = self.rows[layer] * self.d2[layer]
             G[:, : self.n].addcmul_(self.tape.inputs[layer], factor)
 
     def add_curvature(self, G: Tensor, layer: int) -> None:

@@ -145,6 +145,8 @@ def test_penalties(params):
         },
         {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.95, "coherence": "total"},
         {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.2, "coherence": "batch"},
+        {"alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.9, "coherence": "trend"},
+        {"alpha": 1.0, "coherence_threshold": 0.9, "coherence": "trend", "batch_size": 10},
         {"alpha": 0.0},
         {"class_weight": "balanced"},
     ],
@@ -158,6 +160,8 @@ def test_regularisers(params):
 def test_strengths_of_l1_and_l2_differ_within_a_batch(solver):
     grid = candidates(alpha=[0.0, 1.0], l1=[0.0, 0.3])
     assert_like_lone_fits(MLPClassifier, CLASSES, grid=grid, solver=solver)
+    gate = {"coherence_threshold": 0.9, "coherence": "trend"}
+    assert_like_lone_fits(MLPClassifier, CLASSES, grid=grid, solver=solver, **gate)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""Candidates, rungs, the size of batches, the table: what a search is made of."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sklearn_mgs.search import _memory
+from sklearn_mgs.search._fold import Model
+from sklearn_mgs.search._grid import default_strengths, make_candidates, make_rungs
+from sklearn_mgs.search._memory import default_max_models, model_bytes
+from sklearn_mgs.search._results import make_cv_results
+
+CPU = torch.device("cpu")
+
+
+def test_default_strengths():
+    assert_array_equal(default_strengths(2), [0, 0.001])
+    assert_allclose(default_strengths(6), [0, 0.001, 0.01, 0.1, 1, 10])
+
+
+def test_candidates_are_all_combinations():
+    candidates = make_candidates([0, 1], alphas=[0.5], l1s=(0.1, 0.2))
+    assert candidates == [
+        {"alpha": 0.5, "l1": l1, "mgs_strength": s} for l1 in (0.1, 0.2) for s in (0.0, 1.0)
+    ]
+    assert make_candidates(np.array([1.0])) == [{"mgs_strength": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("n_candidates", "max_iter", "factor", "rungs"),
+    [
+        (10, 50, 3, [(5, 9), (16, 3), (50, 1)]),
+        (10, 50, 2, [(6, 8), (12, 4), (25, 2), (50, 1)]),
+        (10, 2, 2, [(1, 2), (2, 1)]),  # no half epochs
+        (2, 50, 2, [(50, 1)]),  # nothing to drop
+        (1, 50, 2, [(50, 1)]),
+    ],
+)
+def test_rungs(n_candidates, max_iter, factor, rungs):
+    assert make_rungs(n_candidates, max_iter, factor) == rungs
+
+
+def test_size_of_a_model():
+    # weights 3 * 4 + 4 * 2, biases 4 + 2; 10 samples in layers of 3 + 4 + 2
+    assert model_bytes([3, 4, 2], 10, 0, 8) == 8 * (5 * 26 + 10 * 9 * 4)
+    assert model_bytes([3, 4, 2], 10, 2, 4) == 4 * (5 * 26 + 10 * 9 * 10)
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_model", "n_jobs", "expected"),
+    [
+        (2**20, 1, _memory.CPU_WORKING_SET // 2**20),  # what the caches hold
+        (2**25, 1, _memory.CPU_LEAST_MODELS),  # too large for them
+        (2**28, 1, 2),  # what half of the free memory holds
+        (2**28, 2, 1),
+        (2**34, 1, 1),  # never none
+    ],
+)
+def test_models_in_a_batch(monkeypatch, bytes_per_model, n_jobs, expected):
+    monkeypatch.setattr(_memory, "_free_bytes", lambda device: 2**30)
+    assert default_max_models(bytes_per_model, CPU, n_jobs) == expected
+
+
+def test_on_a_gpu_memory_alone_counts(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**31))
+    assert default_max_models(2**20, torch.device("cuda", 0)) == 512
+
+
+def test_free_memory_where_the_system_does_not_say(monkeypatch):
+    assert _memory._free_bytes(CPU) > 0
+    monkeypatch.delattr(_memory.os, "sysconf")
+    assert _memory._free_bytes(CPU) == 2**30
+
+
+def scored(scores):
+    """Models of a table of scores (n_candidates, n_splits)."""
+    models = []
+    for (candidate, split), score in np.ndenumerate(scores):
+        model = Model(candidate, split, {}, None, fit_time=candidate, score_time=split)
+        model.scores = {"score": score}
+        models.append(model)
+    return models
+
+
+def test_table():
+    scores = np.array([[0.5, 0.7], [0.9, 0.7], [np.nan, 0.8], [0.6, 0.6]])
+    candidates = [{"mgs_strength": float(i)} for i in range(4)]
+    table = make_cv_results(candidates, scored(scores), ["score"])
+    assert_array_equal(table["split1_test_score"], scores[:, 1])
+    assert_allclose(table["mean_test_score"], [0.6, 0.8, np.nan, 0.6])
+    assert_allclose(table["std_test_score"], [0.1, 0.1, np.nan, 0])
+    assert_array_equal(table["rank_test_score"], [2, 1, 4, 2])
+    assert_array_equal(table["mean_fit_time"], [0, 1, 2, 3])
+    assert_array_equal(table["mean_score_time"], [0.5] * 4)
+    assert table["params"] == candidates
+    assert isinstance(table["param_mgs_strength"], np.ma.MaskedArray)
+
+
+def test_those_that_were_dropped_rank_behind():
+    scores = np.array([[0.9], [0.5], [np.nan], [0.6]])
+    candidates = [{"mgs_strength": float(i)} for i in range(4)]
+    given = np.array([5, 10, 10, 5])
+    table = make_cv_results(candidates, scored(scores), ["score"], given)
+    assert_array_equal(table["rank_test_score"], [3, 1, 2, 4])
+    assert_array_equal(table["n_resources"], given)
