@@ -52,9 +52,10 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return self.X.shape[0]
 
-    def __getitem__(self, index):
-        X = self.X[index]
-        return (as_tensor(X, self.dtype, self.device) if issparse(X) else X), self.y[index]
+    def __getitem__(self, i: int):
+        X = self.X
+        X = as_tensor(X[[i]], self.dtype, self.device)[0] if issparse(X) else X[i]
+        return X, self.y[i]
 
     def on_device(self, index: np.ndarray) -> Tensor:
         """Indices where the samples are."""

@@ -48,7 +48,7 @@ def test_single_samples(arrays, form):
     assert len(data) == N
     for i in (0, 7):
         X, y = data[i]
-        np.testing.assert_array_equal(np.ravel(X), arrays[0][i])
+        np.testing.assert_array_equal(X, arrays[0][i])
         assert y == i
 
 

@@ -247,7 +247,7 @@ def test_weights_without_any_weight(blobs):
         classifier().fit(*blobs, sample_weight=np.zeros(40))
     with pytest.raises(ValueError, match=message):
         classifier(class_weight={0: 0, 1: 0, 2: 0}).fit(*blobs)
-    with pytest.raises(ValueError, match="[Nn]egative values"):
+    with pytest.raises(ValueError, match=r"[Nn]egative values"):
         classifier(class_weight={0: -1, 1: 1, 2: 1}).fit(*blobs)
 
 
