@@ -116,13 +116,15 @@ def test_history_of_a_skorch_net_in_a_pipeline():
     net = NeuralNetClassifier(
         nn.Linear(5, 3),
         criterion=nn.CrossEntropyLoss,
-        callbacks=[MGSMonitor(["trace"])],
+        callbacks=[MGSMonitor(["trace"]), MGSEarlyStopping()],
         max_epochs=3,
         verbose=0,
     )
     pipe = make_pipeline(StandardScaler(), net).fit(X.astype(np.float32), y)
     display = MGSHistoryDisplay.from_estimator(pipe)
-    assert {"training loss", "validation loss", "validation accuracy"} == set(display.curves)
+    curves = ["training loss", "validation loss", "validation accuracy", "agreement"]
+    assert list(display.curves) == curves
+    assert len({line.get_color() for line in display.lines_}) == 4
     assert set(display.metrics) == {"trace"}
 
 

@@ -8,6 +8,7 @@ from sklearn_mgs._resolve import innermost
 from sklearn_mgs.inspection._plotting import (
     axes_or_new,
     check_matplotlib,
+    greys,
     legend_above,
     log_scale,
 )
@@ -150,8 +151,8 @@ class MGSHistoryDisplay:
         ax = axes_or_new(ax, type(self).__name__)
         self.ax_, self.figure_, self.mgs_ax_ = ax, ax.figure, ax.twinx()
         self.lines_ = [
-            _line(ax, curve, **{"label": label, "color": f"{0.45 * i}", **kwargs})
-            for i, (label, curve) in enumerate(self.curves.items())
+            _line(ax, curve, **{"label": label, "color": grey, **kwargs})
+            for grey, (label, curve) in zip(greys(len(self.curves)), self.curves.items())
         ]
         self.mgs_lines_ = [
             _line(self.mgs_ax_, values, **{"label": label, "color": f"C{i}", "ls": "--", **kwargs})

@@ -9,6 +9,7 @@ from sklearn_mgs.inspection._plotting import (
     METRIC_LABELS,
     axes_or_new,
     check_matplotlib,
+    greys,
     legend_above,
     log_scale,
 )
@@ -152,8 +153,8 @@ class MGSPathDisplay:
         self.ax_, self.figure_, self.mgs_ax_, self.bands_ = ax, ax.figure, None, []
         self.mgs_lines_ = []
         self.lines_ = [
-            self._draw(ax, values, **{"label": name, "color": f"{0.45 * i}", **kwargs})
-            for i, (name, values) in enumerate(self.scores.items())
+            self._draw(ax, values, **{"label": name, "color": grey, **kwargs})
+            for grey, (name, values) in zip(greys(len(self.scores)), self.scores.items())
         ]
         if self.mgs:
             self.mgs_ax_ = ax.twinx()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["METRIC_LABELS", "axes_or_new", "check_matplotlib", "legend_above", "log_scale"]
+__all__ = [
+    "METRIC_LABELS",
+    "axes_or_new",
+    "check_matplotlib",
+    "greys",
+    "legend_above",
+    "log_scale",
+]
 
 METRIC_LABELS = {
     "trace": "trace of the kernel / n",
@@ -33,6 +40,11 @@ def axes_or_new(ax, caller: str):
     import matplotlib.pyplot as plt
 
     return plt.subplots(layout="constrained")[1]
+
+
+def greys(n: int) -> list[str]:
+    """Colours from black to light grey, for what is drawn against the left axis."""
+    return [f"{0.7 * i / max(1, n - 1):.2f}" for i in range(n)]
 
 
 def legend_above(ax, handles) -> None:
