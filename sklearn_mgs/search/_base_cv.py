@@ -42,7 +42,7 @@ SEARCH_CONSTRAINTS: dict = {
 """Constraints by parameter name, in scikit-learn's own form."""
 
 HALVING_FACTOR = 2
-"""With ``halving=True``, one candidate in so many goes on."""
+"""With ``halving=True``, one candidate in so many goes on in any case."""
 
 
 class BaseMLPCV:
@@ -67,11 +67,12 @@ class BaseMLPCV:
         models = self._models(lone, candidates, X, y, sample_weight, splits)
         batches = make_batches(models, self._max_models(models), effective_n_jobs(self.n_jobs))
         scoring = Scoring(self.scorer_, X, y, sample_weight, splits)
-        rungs = self._rungs(len(candidates))
-        total = rungs[-1][0] * len(models)
+        factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
+        rungs = make_rungs(len(candidates), self.max_iter, factor)
+        total = rungs[-1] * len(models)
         progress = Progress(total, main_score, len(splits), bool(self.verbose))
         models, n_resources = search(
-            batches, rungs, scoring, main_score, effective_n_jobs(self.n_jobs), progress
+            batches, rungs, factor, scoring, main_score, effective_n_jobs(self.n_jobs), progress
         )
         progress.close()
         _warn_of_failures(models)
@@ -129,12 +130,6 @@ class BaseMLPCV:
         n_batch = min(len(samples), 200 if self.batch_size == "auto" else self.batch_size)
         size = model_bytes(est._network["layers"], n_batch, directions, samples.dtype.itemsize)
         return default_max_models(size, samples.device, effective_n_jobs(self.n_jobs))
-
-    def _rungs(self, n_candidates: int) -> list[tuple[int, int]]:
-        if self.halving is False:
-            return [(self.max_iter, 1)]
-        factor = HALVING_FACTOR if self.halving is True else self.halving
-        return make_rungs(n_candidates, self.max_iter, factor)
 
     # ---------------------------------------------------------------- choosing
 

@@ -45,9 +45,11 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         Models, of one candidate and one fold each, that train in one batch. None: as many as
         train fast and fit into half of the free memory.
     halving : bool or int, default=False
-        Whether only the best candidates train to the end: with an integer `k` (True is 2), after
-        ``max_iter / k`` epochs the best `k` go on, after ``max_iter / k²`` epochs the best
-        ``k²``, and so on. The last epochs then see `k` candidates at most.
+        Whether candidates that fall behind are dropped: with an integer `k` (True is 2), after
+        ``max_iter / k``, ``max_iter / k²``, … epochs (no more of them than it takes to come
+        from all candidates to one). Each time the best of the remaining candidates, one in `k`,
+        go on, and of the others those whose score is not clearly behind: by more than three
+        standard errors of the differences to the best on the same splits.
     verbose : bool, default=False
         Whether to show a progress bar over epochs, with the best mean score so far.
     solver, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle : object

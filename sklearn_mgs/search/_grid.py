@@ -1,4 +1,4 @@
-"""The candidates of a search, and how many of them stay until which epoch."""
+"""The candidates of a search, and the epochs after which some of them may be dropped."""
 
 from __future__ import annotations
 
@@ -63,14 +63,12 @@ def check_batchable(estimator) -> None:
             )
 
 
-def make_rungs(n_candidates: int, max_iter: int, factor: int) -> list[tuple[int, int]]:
-    """Epochs after which only some candidates stay: pairs (epoch, candidates that stay).
+def make_rungs(n_candidates: int, max_iter: int, factor: int | None) -> list[int]:
+    """Epochs after which candidates may be dropped, ``max_iter / factor^j``, and the last.
 
-    The last pair is the end. Each time `factor` times fewer go on, to `factor` times the epochs.
+    There are as many as it takes to come from all candidates to one, dividing by `factor`.
     """
-    rungs = [(max_iter, 1)]
-    stay, epoch = factor, max_iter // factor
-    while stay < n_candidates and epoch > 0:
-        rungs.insert(0, (epoch, stay))
-        stay, epoch = stay * factor, epoch // factor
+    rungs = [max_iter]
+    while factor and factor ** len(rungs) < factor * n_candidates and rungs[0] >= factor:
+        rungs.insert(0, max_iter // factor ** len(rungs))
     return rungs

@@ -19,7 +19,10 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn_mgs.search._batched_fit import BatchedFit
 from sklearn_mgs.search._fold import Model
 
-__all__ = ["Scoring", "make_batches", "search", "takes_weight"]
+__all__ = ["Scoring", "make_batches", "search", "staying_candidates", "takes_weight"]
+
+MARGIN = 3.0
+"""Standard errors by which a candidate must be behind before halving drops it."""
 
 
 @dataclass
@@ -92,15 +95,19 @@ def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[Batc
     return batches
 
 
-def search(batches, rungs, scoring, main_score, n_jobs, progress) -> tuple[list[Model], dict]:
+def search(
+    batches, rungs, factor, scoring, main_score, n_jobs, progress
+) -> tuple[list[Model], dict]:
     """Train and score all models.
 
     Parameters
     ----------
     batches : list of BatchedFit
         Not started.
-    rungs : list of (epoch, candidates that stay)
-        After each, only so many candidates go on, those with the best mean of `main_score`.
+    rungs : list of int
+        Epochs after each of which candidates may be dropped, and the last.
+    factor : int or None
+        At least one candidate in so many stays, see `staying_candidates`.
     scoring : Scoring
         Scores a model.
     main_score : str
@@ -119,9 +126,9 @@ def search(batches, rungs, scoring, main_score, n_jobs, progress) -> tuple[list[
     """
     staying = sorted({m.candidate for b in batches for m in b.models})
     n_resources: dict[int, int] = {}
-    for epoch, stay in rungs:
+    for epoch in rungs:
         n_resources |= dict.fromkeys(staying, epoch)
-        last = epoch == rungs[-1][0]
+        last = epoch == rungs[-1]
         threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
         run = delayed(_advance)
         batches = Parallel(n_jobs=n_jobs, prefer="threads")(
@@ -130,7 +137,7 @@ def search(batches, rungs, scoring, main_score, n_jobs, progress) -> tuple[list[
         models = [m for b in batches for m in b.models]
         progress.scored(models)
         if not last:
-            staying = _best(models, staying, main_score, stay)
+            staying = staying_candidates(_by_candidate(models, staying, main_score), factor)
             for batch in batches:
                 batch.drop(staying)
     return models, n_resources
@@ -149,15 +156,43 @@ def _advance(batch, epoch, scoring, last, threads, progress) -> BatchedFit:
     return batch
 
 
-def _best(models, staying, main_score, n) -> list[int]:
-    """The `n` candidates with the best mean score; of equal ones the first."""
-    scores: dict[int, list[float]] = {c: [] for c in staying}
+def _by_candidate(models, staying, main_score) -> dict[int, np.ndarray]:
+    """The candidates' scores on the splits, in one order."""
+    scores: dict[int, dict[int, float]] = {c: {} for c in staying}
     for model in models:
         if model.candidate in scores:
-            scores[model.candidate].append(model.scores[main_score])
-    means = {c: np.mean(values) for c, values in scores.items()}
-    order = sorted(staying, key=lambda c: -means[c] if np.isfinite(means[c]) else np.inf)
-    return sorted(order[:n])
+            scores[model.candidate][model.split] = model.scores[main_score]
+    return {c: np.array([by[split] for split in sorted(by)]) for c, by in scores.items()}
+
+
+def staying_candidates(scores: dict[int, np.ndarray], factor: int) -> list[int]:
+    """Drop all but the best, and of the rest only who is clearly worse.
+
+    Parameters
+    ----------
+    scores : dict of int to ndarray of shape (n_splits,)
+        The candidates' scores.
+    factor : int
+        One in so many, rounded up, stays in any case: those with the best means. Of the others,
+        those stay whose mean is within `MARGIN` standard errors of the best's: the standard error
+        of the differences on the same splits. Without a finite score none does.
+
+    Returns
+    -------
+    staying : list of int
+        At least one candidate.
+    """
+    means = {c: s.mean() if np.isfinite(s.mean()) else -np.inf for c, s in scores.items()}
+    order = sorted(scores, key=lambda c: -means[c])
+    best, n = order[0], -(-len(order) // factor)
+
+    def clearly_worse(c):
+        if means[c] == -np.inf:
+            return True
+        error = (scores[best] - scores[c]).std() / max(1, len(scores[c]) - 1) ** 0.5
+        return means[best] - means[c] > MARGIN * error
+
+    return sorted(order[:n] + [c for c in order[n:] if not clearly_worse(c)])
 
 
 @contextmanager

@@ -258,38 +258,50 @@ def test_five_hundred_candidates_in_bounded_memory(monkeypatch):
 # ----------------------------------------------------------------------------- halving
 
 
+@pytest.fixture
+def no_margin(monkeypatch):
+    monkeypatch.setattr(search_module, "MARGIN", 0.0)
+
+
+@pytest.mark.usefixtures("no_margin")
 def test_halving_gives_survivors_what_the_full_search_gives():
     full = classifier(max_iter=8).fit(X, y)
     halved = classifier(max_iter=8, halving=True).fit(X, y)
     given = halved.cv_results_["n_resources"]
-    assert sorted(given) == [4, 4, 8, 8]
+    assert sorted(given) == [2, 2, 4, 8]
     to_the_end = given == 8
     assert_array_equal(halved.scores_[:, to_the_end], full.scores_[:, to_the_end])
-    early = classifier(max_iter=4).fit(X, y)
-    assert_array_equal(halved.scores_[:, ~to_the_end], early.scores_[:, ~to_the_end])
-    kept = early.scores_.mean(0)
-    assert kept[to_the_end].min() >= kept[~to_the_end].max()
+    early = classifier(max_iter=2).fit(X, y).scores_
+    assert_array_equal(halved.scores_[:, given == 2], early[:, given == 2])
+    assert early.mean(0)[given > 2].min() >= early.mean(0)[given == 2].max()
     ranks = halved.cv_results_["rank_test_score"]
     assert ranks[to_the_end].max() < ranks[~to_the_end].min()
     assert given[halved.best_index_] == 8
 
 
+@pytest.mark.usefixtures("no_margin")
 def test_halving_by_a_factor():
     search = classifier(mgs_strengths=10, max_iter=9, halving=3).fit(X, y)
-    assert sorted(search.cv_results_["n_resources"]) == [1, *[3] * 6, *[9] * 3]
+    assert sorted(search.cv_results_["n_resources"]) == [1] * 6 + [3] * 2 + [9] * 2
 
 
-def test_halving_shows_a_callable_only_what_was_trained_to_the_end():
+@pytest.mark.parametrize("rule", [None, "last"])
+def test_halving_keeps_who_is_not_clearly_behind(rule):
+    strengths = [0.0, 0.001, 0.002, 300.0, 1000.0]
     seen = []
 
     def last(cv_results):
-        seen.append(cv_results["params"])
+        seen.append([p["mgs_strength"] for p in cv_results["params"]])
         return len(cv_results["params"]) - 1
 
-    search = classifier(halving=True, refit=last).fit(X, y)
-    to_the_end = np.flatnonzero(search.cv_results_["n_resources"] == 8)
-    assert [p["mgs_strength"] for p in seen[0]] == [STRENGTHS[i] for i in to_the_end]
-    assert search.best_index_ == to_the_end[-1]
+    refit = {"refit": last} if rule else {}
+    search = classifier(mgs_strengths=strengths, max_iter=16, halving=4, **refit).fit(X, y)
+    given = search.cv_results_["n_resources"]
+    assert_array_equal(given[:3], 16)
+    assert max(given[3:]) < 16
+    if rule:  # a callable sees only what was trained to the end
+        assert seen == [strengths[:3]]
+        assert search.best_index_ == 2
 
 
 # ----------------------------------------------------------------- failures and errors

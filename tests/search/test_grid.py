@@ -10,6 +10,7 @@ from sklearn_mgs.search._fold import Model
 from sklearn_mgs.search._grid import default_strengths, make_candidates, make_rungs
 from sklearn_mgs.search._memory import default_max_models, model_bytes
 from sklearn_mgs.search._results import make_cv_results
+from sklearn_mgs.search._search import staying_candidates
 
 CPU = torch.device("cpu")
 
@@ -30,15 +31,39 @@ def test_candidates_are_all_combinations():
 @pytest.mark.parametrize(
     ("n_candidates", "max_iter", "factor", "rungs"),
     [
-        (10, 50, 3, [(5, 9), (16, 3), (50, 1)]),
-        (10, 50, 2, [(6, 8), (12, 4), (25, 2), (50, 1)]),
-        (10, 2, 2, [(1, 2), (2, 1)]),  # no half epochs
-        (2, 50, 2, [(50, 1)]),  # nothing to drop
-        (1, 50, 2, [(50, 1)]),
+        (10, 50, None, [50]),
+        (10, 50, 2, [3, 6, 12, 25, 50]),
+        (8, 50, 2, [6, 12, 25, 50]),
+        (10, 50, 3, [1, 5, 16, 50]),
+        (10, 5, 2, [1, 2, 5]),  # no half epochs
+        (2, 50, 2, [25, 50]),
+        (1, 50, 2, [50]),  # nothing to drop
     ],
 )
 def test_rungs(n_candidates, max_iter, factor, rungs):
     assert make_rungs(n_candidates, max_iter, factor) == rungs
+
+
+GOOD, BLURRED = [0.8, 0.9, 0.8, 0.9], [0.9, 0.6, 0.9, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("scores", "factor", "staying"),
+    [
+        ([GOOD, [0.5] * 4, [0.4] * 4, [0.3] * 4], 2, [0, 1]),
+        ([[0.3] * 4, [0.4] * 4, [0.5] * 4, GOOD], 2, [2, 3]),
+        ([GOOD, [0.5] * 4, [0.4] * 4, [0.3] * 4], 4, [0]),
+        ([GOOD, [0.5] * 4, [0.4] * 4], 2, [0, 1]),  # rounded up
+        ([GOOD, [0.8] * 4, BLURRED, [0.3] * 4], 4, [0, 1, 2]),  # not clearly behind
+        ([GOOD, [s - 0.01 for s in GOOD]], 2, [0]),  # a little, but on each split
+        ([[0.5] * 4, [np.nan] * 4, [np.nan] * 4], 2, [0, 1]),
+        ([[np.nan] * 4, [0.5, 0.5, 0.5, np.nan], [0.5] * 4], 3, [2]),
+        ([[0.5], [0.49], [0.51]], 3, [2]),  # one split: no error to go by
+    ],
+)
+def test_who_stays(scores, factor, staying):
+    table = {i: np.array(s) for i, s in enumerate(scores)}
+    assert staying_candidates(table, factor) == staying
 
 
 def test_size_of_a_model():
