@@ -23,6 +23,7 @@ STEPS = [
     {"jacobian_strength": 0.1, "gradient_strength": 0.1, "activation": "tanh"},
     {"coherence_threshold": 0.1, "coherence": "batch", "mgs_strength": 0.1},
     {"coherence_threshold": 0.1, "coherence": "total", "l1": 0.1},
+    {"coherence_threshold": 0.5, "coherence": "trend", "l1": 0.1},
 ]
 
 

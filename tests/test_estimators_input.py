@@ -40,7 +40,7 @@ def holes(blobs):
         {"early_stopping": True, "validation_fraction": 0.3},
         {"solver": "lbfgs"},
         {"shuffle": False, "input_noise": 0.1},
-        {"coherence_threshold": 0.1, "l1": 0.1},
+        {"coherence_threshold": 0.1, "coherence": "batch", "l1": 0.1},
     ],
     ids=str,
 )

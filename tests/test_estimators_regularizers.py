@@ -401,9 +401,21 @@ def cosine(a, b):
     return a @ b / (a.norm() * b.norm())
 
 
+def strongest(m, r, threshold):
+    """By bisection, the largest share of r in [0, 1] that keeps the coherence."""
+    low, high = 0.0, 1.0
+    if cosine(m, [a + b for a, b in zip(m, r)]) >= threshold:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        coherent = cosine(m, [a + middle * b for a, b in zip(m, r)]) >= threshold
+        low, high = (middle, high) if coherent else (low, middle)
+    return low
+
+
 def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, batch_size, epochs):
-    """The definition, one plain step after the other; returns how often it acted."""
-    acted = []
+    """The definition, one plain step after the other; returns the shares with which it acted."""
+    shares, gradients = [], []
     for _ in range(epochs):
         for first in range(0, len(X), batch_size):
             part = slice(first, first + batch_size)
@@ -414,23 +426,35 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, batch_size,
             loss = F.cross_entropy(module(Xb), yb)
             g = torch.autograd.grad(loss, parameters, retain_graph=True)
             gw = torch.autograd.grad(loss, ws)
-            if measure == "total":
-                regular = [(alpha * w + l1 * w.sign()) / n for w in ws]
-                c = cosine(gw, [a + b for a, b in zip(gw, regular)])
+            regular = [(alpha * w.detach() + l1 * w.detach().sign()) / n for w in ws]
+            free = [torch.ones_like(w, dtype=torch.bool) for w in ws]
+            if measure == "trend":
+                gradients.append(gw)
+                ages = 0.9 ** torch.arange(len(gradients) - 1, -1, -1, dtype=torch.float64)
+                mean = [
+                    sum(age * step[i] for age, step in zip(ages, gradients)) / ages.sum()
+                    for i in range(len(ws))
+                ]
+                share = strongest(mean, regular, threshold)
+                if l1:
+                    free = [(w != 0) | (m.abs() > share * l1 / n) for w, m in zip(ws, mean)]
             else:
-                c = cosine(
-                    torch.autograd.grad(F.cross_entropy(module(Xb[:half]), yb[:half]), ws),
-                    torch.autograd.grad(F.cross_entropy(module(Xb[half:]), yb[half:]), ws),
+                c = (
+                    cosine(gw, [a + b for a, b in zip(gw, regular)])
+                    if measure == "total"
+                    else cosine(
+                        torch.autograd.grad(F.cross_entropy(module(Xb[:half]), yb[:half]), ws),
+                        torch.autograd.grad(F.cross_entropy(module(Xb[half:]), yb[half:]), ws),
+                    )
                 )
-            acts = bool(c >= threshold)
-            acted.append(acts)
+                share = float(c >= threshold)
+            shares.append(share)
             with torch.no_grad():
                 for p, gp in zip(parameters, g):
-                    is_weight = p.ndim > 1 and acts
-                    p -= RATE * (gp + alpha / n * p if is_weight else gp)
-                    if is_weight:
-                        p.copy_(soft(p, RATE * l1 / n))
-    return acted
+                    p -= RATE * (gp + share * alpha / n * p if p.ndim > 1 else gp)
+                for w, may in zip(ws, free):
+                    w.copy_(soft(w, RATE * share * l1 / n) * may)
+    return shares
 
 
 @pytest.mark.parametrize(
@@ -442,14 +466,19 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, batch_size,
         ("batch", 0.1, 1.0, 0.0),
         ("batch", 0.1, 0.0, 0.3),
         ("batch", 0.1, 0.5, 0.2),
+        ("trend", 0.97, 1.0, 0.0),
+        ("trend", 0.9, 0.0, 1.0),
+        ("trend", 0.2, 0.0, 4.0),
+        ("trend", 0.8, 2.0, 0.5),
+        ("trend", 0.2, 20.0, 0.0),
     ],
 )
 def test_coherent_steps(blobs, measure, threshold, alpha, l1):
-    parameters = {"alpha": alpha, "l1": l1, "batch_size": 15, "max_iter": 6}
+    parameters = {"batch_size": 15, "max_iter": 6}
     clf = classifier(coherence=measure, coherence_threshold=threshold, **parameters)
-    module = start(clf.set_params(l1=0.0, alpha=0.0), *blobs)
+    module = start(clf, *blobs)
     clf.set_params(l1=l1, alpha=alpha).fit(*blobs)
-    acted = coherent_descent(
+    shares = coherent_descent(
         module,
         *tensors(*blobs),
         alpha=alpha,
@@ -459,15 +488,20 @@ def test_coherent_steps(blobs, measure, threshold, alpha, l1):
         batch_size=15,
         epochs=6,
     )
-    assert 0 < np.mean(acted) < 1  # the case must show both
-    assert_same_parameters(clf, module)
-    shares = np.reshape(acted, (6, 3)).mean(1)
-    np.testing.assert_allclose(clf.history_[:, "regularized"], shares)
+    assert 0 < np.mean(shares) < 1  # the case must show both
+    assert_same_parameters(clf, module, atol=1e-9)
+    np.testing.assert_allclose(
+        clf.history_[:, "regularized"], np.reshape(shares, (6, 3)).mean(1), atol=1e-9
+    )
+    zeros = [(w == 0).sum().item() for w in weights(module)]
+    assert [(c == 0).sum() for c in clf.coefs_] == zeros
+    assert (sum(zeros) > 0) == (l1 >= 1)
 
 
-@pytest.mark.parametrize("measure", ["total", "batch"])
+@pytest.mark.parametrize("measure", ["total", "batch", "trend"])
 def test_a_gate_that_is_always_open_changes_nothing(blobs, measure):
-    strong = {"alpha": 3.0, "l1": 1.0, "max_iter": 5, "batch_size": 10}
+    l1 = 0.0 if measure == "trend" else 1.0  # the trend also holds zeros
+    strong = {"alpha": 3.0, "l1": l1, "max_iter": 5, "batch_size": 10}
     gated = classifier(coherence=measure, coherence_threshold=-1, **strong).fit(*blobs)
     plain = classifier(**strong).fit(*blobs)
     assert_same_parameters(gated, plain.module_, atol=1e-12)

@@ -45,6 +45,7 @@ REGULARIZERS = [
     {"mgs_strength": 0.5, "mgs_metric": "det", "mgs_centered": "class", "mgs_outputs": "all"},
     {"gradient_strength": 0.3, "l1": 0.2, "label_smoothing": 0.1},
     {"coherence_threshold": 0.5, "coherence": "total", "l1": 0.2},
+    {"coherence_threshold": 0.9, "coherence": "trend", "l1": 0.2},
 ]
 
 
