@@ -375,6 +375,23 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         nonzero = sum(int(torch.count_nonzero(p)) for p in parameters)
         return sum(p.numel() for p in parameters) / max(nonzero, 1)
 
+    def sparsify(self):
+        """Make pickles of the fitted estimator small where many weights are zero.
+
+        They hold each weight matrix in SciPy's sparse rows where these take fewer bytes, about
+        8 per weight that is not zero in single precision, and leave out the optimizer's state.
+        Predictions are unchanged, in memory the weights stay dense. Training may go on, with a
+        new optimizer; pickles are then full again until the next call.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        self._check_fitted()
+        self.net_.sparsify()
+        return self
+
     @property
     def coefs_(self) -> list[np.ndarray]:
         """Weights, the l-th of shape (n_units[l], n_units[l + 1])."""

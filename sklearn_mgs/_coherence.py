@@ -61,23 +61,12 @@ class CoherenceGate:
         self._cosines: list[Tensor] = []
         self._shares: list[Tensor] = []
 
-    def backward(self, objective, module, batch: Batch):
-        """Backward pass of the objective; for "batch", one half after the other."""
+    def backward(self, run, module, batch: Batch):
+        """Backward pass of a mini-batch by `run`; for "batch", one half after the other."""
         if self.measure != "batch" or batch.n_samples < 2:
-            terms = objective(module, batch)
-            terms.total.backward()
-            return terms
-        return self._two_halves(objective, module, batch)
-
-    def _two_halves(self, objective, module, batch: Batch):
+            return run(batch)
         first, second = _halves(batch)
         shares = _shares(batch, first, second)
-
-        def run(half):
-            terms = objective(module, half)
-            terms.total.backward()
-            return terms
-
         parameters = [p for p in module.parameters() if p.requires_grad]
         a, b = self.two_passes(parameters, [lambda: run(first), lambda: run(second)], shares)
         return _mix(a, b, shares)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 
+import numpy as np
 import torch
+from scipy import sparse
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
+from torch import nn
 
 from sklearn_mgs._closed_form import ClosedForm
 from sklearn_mgs._data import Batch
 from sklearn_mgs._objective import INVERSE_LINKS
-from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer
+from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer, regularized_weights
 
 __all__ = ["MLPNet"]
 
@@ -36,6 +40,8 @@ class MLPNet(NeuralNet):
         L1 and L2 on the weights.
     after_epoch_ : callable or None
         Called with the net after each epoch; training stops when it returns True.
+    sparse : bool
+        Whether a pickle holds weights in sparse form and no optimizer.
     """
 
     def __init__(self, module, criterion, **kwargs):
@@ -43,6 +49,7 @@ class MLPNet(NeuralNet):
         super().__init__(module, criterion, predict_nonlinearity=link, **kwargs)
         self.regularizer = WeightRegularizer(module)
         self.after_epoch_ = None
+        self.sparse = False
 
     @property
     def _default_callbacks(self):
@@ -65,6 +72,7 @@ class MLPNet(NeuralNet):
 
     def start(self, solver: str, options: dict) -> None:
         """Make the optimizer of a new fit."""
+        self.sparse = False
         with self._current_init_context("optimizer"):  # else skorch refuses the attribute
             self.optimizer_ = make_optimizer(solver, self.module_, **options)
         for group in self.optimizer_.param_groups:
@@ -114,7 +122,7 @@ class MLPNet(NeuralNet):
         if self.regularizer.coherence is None:
             terms = self._backward(batch)
         else:
-            terms = self.regularizer.coherence.backward(self.criterion_, self.module_, batch)
+            terms = self.regularizer.coherence.backward(self._backward, self.module_, batch)
         return {
             "loss": terms.data_loss.detach(),
             "mgs_penalty": None if terms.mgs_penalty is None else terms.mgs_penalty.detach(),
@@ -188,11 +196,23 @@ class MLPNet(NeuralNet):
     def check_data(self, X, y=None):
         """Nothing to check: the estimator did."""
 
+    def sparsify(self) -> None:
+        """From now on, until training goes on, leave out of a pickle what is zero or of no use."""
+        self.sparse = True
+        self.regularizer = WeightRegularizer(self.module_)
+        self.__dict__.pop("optimizer_", None)
+
     def __getstate__(self):
         """Serialise through torch, which can bring tensors to another device when loading."""
+        attributes, weights = {**self.__dict__, "after_epoch_": None}, None
+        if self.sparse:
+            originals = regularized_weights(self.module_)
+            weights = [_smaller(w.detach().cpu().numpy()) for w in originals]
+            empty = {id(w): nn.Parameter(w.new_empty((0,) * w.ndim)) for w in originals}
+            attributes = copy.deepcopy(attributes, empty)
         buffer = io.BytesIO()
-        torch.save({**self.__dict__, "after_epoch_": None}, buffer)
-        return {"torch": buffer.getvalue()}
+        torch.save(attributes, buffer)
+        return {"torch": buffer.getvalue(), "weights": weights}
 
     def __setstate__(self, state):
         """Load onto the device of origin or, where that is absent, onto the CPU."""
@@ -204,6 +224,17 @@ class MLPNet(NeuralNet):
             attributes = torch.load(io.BytesIO(state["torch"]), map_location="cpu", **load)
             attributes["device"] = "cpu"
         self.__dict__.update(attributes)
+        if state["weights"] is not None:
+            for w, stored in zip(regularized_weights(self.module_), state["weights"]):
+                dense = stored.toarray() if sparse.issparse(stored) else stored
+                w.data = torch.as_tensor(dense, device=w.device)
+
+
+def _smaller(array: np.ndarray):
+    """The array (n, m) in sparse rows, where these take fewer bytes."""
+    rows = sparse.csr_array(array)
+    size = rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes
+    return rows if size < array.nbytes else array
 
 
 class _EpochSums:
