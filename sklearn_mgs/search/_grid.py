@@ -66,9 +66,10 @@ def check_batchable(estimator) -> None:
 def make_rungs(n_candidates: int, max_iter: int, factor: int | None) -> list[int]:
     """Epochs after which candidates may be dropped, ``max_iter / factor^j``, and the last.
 
-    There are as many as it takes to come from all candidates to one, dividing by `factor`.
+    There are as many as it takes to come from all candidates to `factor`, dividing by it: not
+    more, because strong penalties learn slowly at first.
     """
     rungs = [max_iter]
-    while factor and factor ** len(rungs) < factor * n_candidates and rungs[0] >= factor:
+    while factor and factor ** len(rungs) < n_candidates and rungs[0] >= factor:
         rungs.insert(0, max_iter // factor ** len(rungs))
     return rungs

@@ -49,8 +49,8 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         train fast and fit into half of the free memory.
     halving : bool or int, default=False
         Whether candidates that fall behind are dropped: with an integer `k` (True is 2), after
-        ``max_iter / k``, ``max_iter / k²``, … epochs (no more of them than it takes to come
-        from all candidates to one). Each time the best of the remaining candidates, one in `k`,
+        ``max_iter / k``, ``max_iter / k²``, … epochs (as often as it takes to come from all
+        candidates to `k`). Each time the best of the remaining candidates, one in `k`,
         go on, and of the others those whose score is not clearly behind: by more than three
         standard errors of the differences to the best on the same splits.
     verbose : bool, default=False

@@ -32,12 +32,13 @@ def test_candidates_are_all_combinations():
     ("n_candidates", "max_iter", "factor", "rungs"),
     [
         (10, 50, None, [50]),
-        (10, 50, 2, [3, 6, 12, 25, 50]),
-        (8, 50, 2, [6, 12, 25, 50]),
-        (10, 50, 3, [1, 5, 16, 50]),
+        (10, 50, 2, [6, 12, 25, 50]),
+        (8, 50, 2, [12, 25, 50]),
+        (10, 50, 3, [5, 16, 50]),
         (10, 5, 2, [1, 2, 5]),  # no half epochs
-        (2, 50, 2, [25, 50]),
-        (1, 50, 2, [50]),  # nothing to drop
+        (3, 50, 2, [25, 50]),
+        (2, 50, 2, [50]),
+        (1, 50, 2, [50]),
     ],
 )
 def test_rungs(n_candidates, max_iter, factor, rungs):
