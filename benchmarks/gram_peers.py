@@ -1,11 +1,16 @@
-"""The kernel beside what other packages and recipes offer, on the same networks.
+r"""The kernel beside what other packages and recipes offer, on the same networks.
 
     python benchmarks/gram_peers.py [--samples 256] [--repeats 3] [--threads 2] [--device cpu]
 
 Rows: the dense kernel, a product with a vector and the trace ("all" outputs), each with median
-seconds and the growth of peak memory of a process of its own. A peer that can't be imported or
-fails says why. None but torch is a dependency: pip install curvlinops-for-pytorch nngeometry
-backpack-for-pytorch in an environment apart (they bring their own torch).
+seconds and the growth of peak memory of a process of its own, and the norm of the result, which
+must be one for all. A peer that can't be imported or does not offer the quantity says so. None is
+a dependency; their requirements replace torch, so install them in an environment apart, or beside
+ours without requirements:
+
+    pip install --target peers --no-deps curvlinops-for-pytorch nngeometry \
+        backpack-for-pytorch torchvision einops einconv unfoldNd linear_operator jaxtyping
+    PYTHONPATH=peers python benchmarks/gram_peers.py
 """
 
 from __future__ import annotations
@@ -94,19 +99,13 @@ def curvlinops(task, module, X, v):
 
 
 def nngeometry(task, module, X, v):
-    from nngeometry.generator import Jacobian
-    from nngeometry.layercollection import LayerCollection
-    from nngeometry.object.fspace import FMatDense
+    from nngeometry.gram import GramMatrix
 
     if task != "dense":
         raise NotImplementedError("offers the dense kernel alone")
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, X[:, 0]), len(X))
-    generator = Jacobian(
-        model=module, function=lambda *d: module(d[0]), n_output=10, centering=False
-    )
-    K = FMatDense(
-        layer_collection=LayerCollection.from_model(module), generator=generator, examples=loader
-    ).get_dense_tensor()
+    data = torch.utils.data.TensorDataset(X, X.flatten(1)[:, 0])
+    loader = torch.utils.data.DataLoader(data, len(X))
+    K = GramMatrix(module, loader, function=lambda *d: module(d[0])).to_torch()
     return torch.einsum("cncm->nm", K)
 
 

@@ -54,9 +54,9 @@ def growth(device, largest):
     for name, job in jobs.items():
         job(sizes[0])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        times = [seconds(lambda n=n: float(job(n).sum())) for n in sizes]  # noqa: B023
+        times = [seconds(lambda n=n: float(job(n).detach().sum())) for n in sizes]  # noqa: B023
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0] if len(sizes) > 1 else np.nan
         columns = "".join(f"{t:9.2f}" for t in times)
         print(f"{name:42}{columns}  {slope:8.2f}   peak grew by {peak:.2f} GiB", flush=True)
 
