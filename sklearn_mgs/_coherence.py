@@ -48,15 +48,15 @@ class CoherenceGate:
     ----------
     share_ : Tensor of shape ()
         Share of its strength with which the regulariser acts at this step.
-    free_ : list of Tensor of bool, or None
-        For each weight, whether it may differ from zero after this step; None: all may.
+    free_ : list of Tensor, or None
+        For each weight, 1 where it may differ from zero after this step, else 0; None: all may.
     """
 
     def __init__(self, threshold: float, measure: str = "trend"):
         self.threshold = threshold
         self.measure = measure
         self._cosine: Tensor | None = None  # of the halves, from their passes to `decide`
-        self._sums: list[Tensor] | None = None  # running mean of gradients, before its correction
+        self._mean: list[Tensor] = []  # running mean of gradients
         self._n_steps = 0
         self._cosines: list[Tensor] = []
         self._shares: list[Tensor] = []
@@ -98,35 +98,37 @@ class CoherenceGate:
     @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Set `share_` and `free_` from the gradients, and add L2's gradient."""
-        pull = [w * alpha + w.sign() * l1 if l1 else w * alpha for w in weights]
+        signs = [w.sign() for w in weights] if l1 else []
         coherence, self._cosine = self._cosine, None
         if self.measure == "trend":
-            coherence, self.share_ = self._follow([w.grad for w in weights], pull)
+            self._follow([w.grad for w in weights])
+            products = _pull_products(self._mean, weights, signs, alpha, l1)
+            coherence, self.share_ = (
+                _cosine_of_sum(*products),
+                strongest_share(*products, self.threshold),
+            )
         else:
             if coherence is None:
-                coherence = _cosine_of_sum(*_products([w.grad for w in weights], pull))
+                gradients = [w.grad for w in weights]
+                coherence = _cosine_of_sum(*_pull_products(gradients, weights, signs, alpha, l1))
             self.share_ = (coherence >= self.threshold).to(weights[0].dtype)
         self.free_ = None
         if l1 and self.measure == "trend":
-            least = self.share_ * (l1 * (1 - TREND_DECAY**self._n_steps))
-            self.free_ = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self._sums)]
+            least = self.share_ * l1
+            self.free_ = [_free(sign, m, least) for sign, m in zip(signs, self._mean)]
         if alpha:
             for w in weights:
                 w.grad.addcmul_(w, self.share_, value=alpha)
         self._cosines.append(coherence)
         self._shares.append(self.share_)
 
-    def _follow(self, gradients: list[Tensor], pull: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Update the running mean; its coherence with the regulariser, and the share."""
-        if self._sums is None:
-            self._sums = [torch.zeros_like(g) for g in gradients]
-        for m, g in zip(self._sums, gradients):
-            m.lerp_(g, 1 - TREND_DECAY)
+    def _follow(self, gradients: list[Tensor]) -> None:
+        """Update the running mean, in which the first steps count as much as they should."""
+        if not self._mean:
+            self._mean = [torch.zeros_like(g) for g in gradients]
         self._n_steps += 1
-        missing = 1 - TREND_DECAY**self._n_steps  # a mean of few steps started at zero
-        mm, mr, rr = _products(self._sums, pull)
-        products = mm / missing**2, mr / missing, rr
-        return _cosine_of_sum(*products), strongest_share(*products, self.threshold)
+        for m, g in zip(self._mean, gradients):
+            m.lerp_(g, (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps))
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
@@ -167,6 +169,21 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     across = (rr - along.square()).clamp_min(0).sqrt()
     room = across * threshold - along * sine
     return torch.where(room > 0, norm * sine / room, torch.ones_like(room)).clamp(max=1.0)
+
+
+def _free(sign: Tensor, m: Tensor, least: Tensor) -> Tensor:
+    """1 where a weight has a sign or ``|m| > least``, else 0; comparisons would take longer."""
+    return m.abs().sub_(least).clamp_(min=0).addcmul_(sign, sign).sign_()
+
+
+def _pull_products(gradients, weights, signs, alpha: float, l1: float):
+    """⟨g, g⟩, ⟨g, r⟩ and ⟨r, r⟩ of gradients g and r = alpha w + l1 sign(w)."""
+    pull, factor = (signs, l1) if l1 else (weights, alpha)
+    if l1 and alpha:
+        pull = [torch.add(w * alpha, sign, alpha=l1) for w, sign in zip(weights, signs)]
+        factor = 1.0
+    gg, gr, rr = _products(gradients, pull)
+    return gg, factor * gr, factor**2 * rr
 
 
 def _products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -159,13 +159,15 @@ class WeightRegularizer:
         if not self.l1:
             return
         threshold, gate = learning_rate * self.l1 / n, self.coherence
-        if gate is not None:
-            threshold = threshold * gate.share_
-        for w in self.weights:
-            w.sub_(w.clamp(-threshold, threshold))
-        if gate is not None and gate.free_ is not None:
-            for w, free in zip(self.weights, gate.free_):
-                w.mul_(free)
+        for i, w in enumerate(self.weights):
+            if gate is None:
+                w.sub_(w.clamp(-threshold, threshold))
+                continue
+            limit = threshold * gate.share_
+            small = torch.maximum(w, -limit)
+            w.sub_(torch.minimum(small, limit, out=small))
+            if gate.free_ is not None:
+                w.mul_(gate.free_[i])
 
     def end_epoch(self, history) -> None:
         """Record how often the gate was open."""
