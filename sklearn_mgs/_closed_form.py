@@ -137,9 +137,13 @@ class _Penalty:
         """``D_{l-1} = (D_l W_l) ∘ φ'_l``."""
         self.D, self.products, self.slopes = [V], {}, {}
         for i in reversed(range(1, len(linears))):
-            self.products[i] = self.D[0] @ linears[i].weight
+            product = self.D[0] @ linears[i].weight
             self.slopes[i] = self.activations[i - 1].slope(self.A[i])
-            self.D.insert(0, self.products[i] * self.slopes[i])
+            if self.activations[i - 1].curvature is None:
+                self.D.insert(0, product.mul_(self.slopes[i]))
+            else:  # the product is needed once more
+                self.products[i] = product
+                self.D.insert(0, product * self.slopes[i])
 
     def _adjoint(self, linears) -> None:
         """``E_l`` and ``U_l``, from the first layer to the last."""
@@ -147,8 +151,11 @@ class _Penalty:
         E = None
         for i in range(len(linears) - 1):
             E = self.share.add_output_adjoint(E, i)
-            self.E[i + 1] = E
-            self.U[i + 1] = E * self.slopes[i + 1]
+            if self.activations[i].curvature is None:
+                self.U[i + 1] = E.mul_(self.slopes[i + 1])
+            else:
+                self.E[i + 1] = E
+                self.U[i + 1] = E * self.slopes[i + 1]
             E = self.U[i + 1] @ linears[i + 1].weight.mT
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
@@ -188,7 +195,7 @@ class _TraceShare:
 
 
 class _KernelShare:
-    """Shares of the layers for any metric of the kernel, whose adjoint autograd gives."""
+    """Shares of the layers for any metric of the kernel, by its adjoint."""
 
     def __init__(self, A, D, omega):
         self.A, self.D, self.omega = A, D, omega
@@ -197,10 +204,16 @@ class _KernelShare:
 
     def value(self, objective, targets, weight, n_outputs) -> Tensor:
         """The value; its adjoint, twice over, is kept in ``S``."""
+        penalty = objective.penalty
         K = sum(w * AA * DD for w, AA, DD in zip(self.omega, self.AA, self.DD) if w)
+        if penalty.metric == "det" and penalty.centered is False and weight is None:
+            m, S = _det_and_adjoint(K, penalty.jitter)
+            share = objective.mgs_strength / penalty.scale_
+            self.S = 2 * share * S
+            return share * m
         with torch.enable_grad():
             K.requires_grad_()
-            m = objective.penalty.from_kernel(K, targets, weight, max(2, n_outputs))
+            m = penalty.from_kernel(K, targets, weight, max(2, n_outputs))
             value = objective.mgs_strength * m
             (S,) = torch.autograd.grad(value, K)
         self.S = S + S.mT
@@ -213,6 +226,20 @@ class _KernelShare:
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         if self.omega[i]:
             G.addmm_((self.omega[i] * self.S) * self.DD[i], self.A[i])
+
+
+def _det_and_adjoint(K: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """Metric "det", ``m = det(M)^(1/n)`` with ``M = K + δ I`` and ``δ = ε tr(K)/n``; its adjoint.
+
+    The adjoint is ``(m/n) (M⁻¹ + (ε/n) tr(M⁻¹) I)``.
+    """
+    n = len(K)
+    shift = jitter * K.diagonal().mean() + torch.finfo(K.dtype).tiny
+    eye = torch.eye(n, dtype=K.dtype, device=K.device)
+    L, _ = torch.linalg.cholesky_ex(K + shift * eye, check_errors=False)
+    m = (2 * L.diagonal().log().mean()).exp()
+    inverse = torch.cholesky_inverse(L)
+    return m, (m / n) * (inverse + (jitter * inverse.diagonal().mean()) * eye)
 
 
 def _is_plain_trace(penalty) -> bool:
@@ -245,7 +272,7 @@ class _ReLU(_Activation):
 
     @staticmethod
     def slope(A):
-        return (A > 0).to(A.dtype)
+        return A.sign()
 
 
 class _Tanh(_Activation):
@@ -279,7 +306,7 @@ def _averaged(losses: Tensor, G: Tensor, weight: Tensor | None) -> tuple[Tensor,
     """Weighted mean of the losses (n,), and its gradient from that of each loss (n, C)."""
     if weight is None:
         return losses.mean(), G.div_(len(G))
-    total = weight.sum()
+    total = divisor(weight)
     return torch.dot(losses, weight) / total, G.mul_((weight / total)[:, None])
 
 
