@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: checking, building the net, fitting, predicting."""
+"""What the classifier and the regressor share: checking, building the net, fitting."""
 
 from __future__ import annotations
 
@@ -14,30 +14,27 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import unique_labels
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 from skorch.callbacks import Callback
-from skorch.history import History
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_mgs._coherence import make_gate
 from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
 from sklearn_mgs._data import BatchIterator, Samples, as_tensor
 from sklearn_mgs._device import private_rng, resolve_device
 from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore, snapshot
+from sklearn_mgs._fitted import FittedNetwork
 from sklearn_mgs._held_out import choose_distinct, content_keys, hold_out
 from sklearn_mgs._lbfgs import minimize_lbfgs
 from sklearn_mgs._module import MLP
 from sklearn_mgs._net import MLPNet
-from sklearn_mgs._objective import INVERSE_LINKS, Objective, mgs_targets
+from sklearn_mgs._objective import Objective, mgs_targets
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._sklearn_callbacks import CallbackSupportMixin, EpochTasks
 from sklearn_mgs.penalty import MGSPenalty
 
 CALIBRATION_SAMPLES = 256
 """Training samples, at most, on which m(K_init) is measured (definition of the penalty)."""
-
-PREDICTION_ROWS = 8192
-"""Samples that go through the network at once when predicting: bounds the memory."""
 
 _CURVES = {
     "loss_curve_": [],
@@ -49,7 +46,7 @@ _CURVES = {
 """What the stochastic solvers record, before the first epoch."""
 
 
-class BaseMLP(CallbackSupportMixin, BaseEstimator):
+class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     """Multilayer perceptron trained by a skorch net that it holds as ``net_``."""
 
     _parameter_constraints = CONSTRAINTS
@@ -81,7 +78,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if validation is not None:
             validation = self._validate_validation_set(y, *validation)
         self._random_state = _own_random_state(self.random_state)
-        seed = int(_branch(self._random_state).randint(2**31 - 1))
+        private = copy.deepcopy(self._random_state)  # scikit-learn's own draws stay in order
+        seed, salt = int(private.randint(2**31 - 1)), private.bytes(16)
         if first_pass:
             self._build(X, targets, device)
         else:
@@ -89,11 +87,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if incremental or not self.early_stopping or self.solver == "lbfgs":
             validation = None
         elif validation is None:
-            X, targets, sample_weight, validation = self._split(X, y, targets, sample_weight)
+            X, targets, sample_weight, validation = self._split(X, y, targets, sample_weight, salt)
         parameter = next(self.module_.parameters())
         where = {"device": parameter.device, "dtype": parameter.dtype}
         samples = Samples(X, as_targets(targets, parameter.dtype), sample_weight, **where)
-        self._prepare_penalty(samples, X, targets)
+        self._prepare_penalty(samples, X, targets, salt)
         self._prepare_net(incremental)
         # With t_: the next call of `partial_fit` must not draw the same noise again.
         return samples, validation, seed + self.t_
@@ -207,7 +205,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
             net.start(self.solver, self._solver_options())
 
-    def _prepare_penalty(self, samples, X, targets) -> None:
+    def _prepare_penalty(self, samples, X, targets, salt) -> None:
         """Measure the penalty's unit at the present weights, unless the net has that penalty."""
         options = {
             "metric": self.mgs_metric,
@@ -221,7 +219,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         weight = samples.host_weight
         index = np.arange(len(samples)) if weight is None else np.flatnonzero(weight)
         if len(index) > CALIBRATION_SAMPLES:
-            keys = content_keys(X[index], targets[index], _branch(self._random_state))
+            keys = content_keys(X[index], targets[index], salt)
             index = index[choose_distinct(keys, CALIBRATION_SAMPLES)]
         batch = samples.batch(index)
         targets = mgs_targets(objective.loss, batch.y)
@@ -309,9 +307,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
             sample_weight_val = check_weight(sample_weight_val, X_val)
         return ValidationSet(X_val, y_val, sample_weight_val)
 
-    def _split(self, X, y, targets, sample_weight):
+    def _split(self, X, y, targets, sample_weight, salt):
         """Hold out `validation_fraction` of the samples' weight, duplicates together."""
-        keys = content_keys(X, targets, _branch(self._random_state))
+        keys = content_keys(X, targets, salt)
         groups = y if is_classifier(self) and y.ndim == 1 else None
         held_out = hold_out(keys, self.validation_fraction, sample_weight, groups)
         train = ~held_out
@@ -321,33 +319,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         validation = ValidationSet(X[held_out], y[held_out], weights[1])
         return X[train], targets[train], weights[0], validation
 
-    # --------------------------------------------------------------- predicting
-
-    def _to_tensor(self, X) -> Tensor:
-        """Validated samples on the network's device, in its precision; shape (n, n_features)."""
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
-        parameter = next(self.module_.parameters())
-        return as_tensor(X, parameter.dtype, parameter.device)
-
-    @torch.no_grad()
-    def _outputs(self, X, check_input=True) -> np.ndarray:
-        """Outputs after the output activation, shape (n_samples, n_outputs)."""
-        if check_input:
-            X = validate_data(self, X, accept_sparse="csr", reset=False)
-        module = self.module_
-        training = module.training
-        module.eval()
-        parameter = next(module.parameters())
-        activate = INVERSE_LINKS[self.net_.criterion_.loss]
-        parts = [
-            activate(
-                module(as_tensor(X[i : i + PREDICTION_ROWS], parameter.dtype, parameter.device))
-            )
-            for i in range(0, X.shape[0], PREDICTION_ROWS)
-        ]
-        module.train(training)
-        return torch.cat(parts).cpu().numpy()
-
     def _score_validation(self, validation: ValidationSet) -> float:
         prediction = self._from_outputs(self._outputs(validation.X, check_input=False))
         if prediction.dtype.kind == "f" and not np.isfinite(prediction).all():
@@ -355,70 +326,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
         return self._score_function(
             validation.y, prediction, sample_weight=validation.sample_weight
         )
-
-    # -------------------------------------------------------- fitted attributes
-
-    @property
-    def module_(self) -> nn.Module:
-        """The torch module: linear layers and activations, outputs linear."""
-        return self._fitted_net("module_").module_
-
-    @property
-    def history_(self) -> History:
-        """The skorch history: a row per epoch (with "lbfgs", per iteration)."""
-        return self._fitted_net("history_").history
-
-    @property
-    def compression_ratio_(self) -> float:
-        """Number of parameters over the number of those that are not zero."""
-        parameters = list(self._fitted_net("compression_ratio_").module_.parameters())
-        nonzero = sum(int(torch.count_nonzero(p)) for p in parameters)
-        return sum(p.numel() for p in parameters) / max(nonzero, 1)
-
-    def sparsify(self):
-        """Make pickles of the fitted estimator small where many weights are zero.
-
-        They hold each weight matrix in SciPy's sparse rows where these take fewer bytes, about
-        8 per weight that is not zero in single precision, and leave out the optimizer's state.
-        Predictions are unchanged, in memory the weights stay dense. Training may go on, with a
-        new optimizer; pickles are then full again until the next call.
-
-        Returns
-        -------
-        self : estimator
-            The fitted estimator.
-        """
-        self._check_fitted()
-        self.net_.sparsify()
-        return self
-
-    @property
-    def coefs_(self) -> list[np.ndarray]:
-        """Weights, the l-th of shape (n_units[l], n_units[l + 1])."""
-        linears = self._fitted_net("coefs_").module_.linears
-        return [m.weight.detach().cpu().numpy().T for m in linears]
-
-    @coefs_.setter
-    def coefs_(self, coefs):
-        self._fitted_net("coefs_").module_.write(coefs, self.intercepts_)
-
-    @property
-    def intercepts_(self) -> list[np.ndarray]:
-        """Biases, the l-th of shape (n_units[l + 1],)."""
-        linears = self._fitted_net("intercepts_").module_.linears
-        return [m.bias.detach().cpu().numpy() for m in linears]
-
-    @intercepts_.setter
-    def intercepts_(self, intercepts):
-        self._fitted_net("intercepts_").module_.write(self.coefs_, intercepts)
-
-    def _fitted_net(self, attribute):
-        try:
-            return self.__dict__["net_"]
-        except KeyError:
-            raise AttributeError(
-                f"This {type(self).__name__} is not fitted yet, so it has no {attribute!r}."
-            ) from None
 
     def __sklearn_tags__(self):
         """Sparse input is accepted."""
@@ -433,9 +340,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator):
                 "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
             )
         return True
-
-    def _check_fitted(self):
-        check_is_fitted(self, "net_")
 
 
 def as_targets(targets: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -474,11 +378,6 @@ def _own_random_state(random_state):
     if random_state is None:
         return np.random.RandomState()
     return check_random_state(random_state)
-
-
-def _branch(random_state) -> np.random.RandomState:
-    """Independent copy: drawing from it leaves the order of scikit-learn's own draws alone."""
-    return copy.deepcopy(random_state)
 
 
 def _clone_callback(given):

@@ -17,9 +17,8 @@ __all__ = ["choose_distinct", "content_keys", "hold_out"]
 _ROWS = 4096  # sparse rows made dense at once
 
 
-def content_keys(X, y: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
+def content_keys(X, y: np.ndarray, salt: bytes) -> np.ndarray:
     """Uniform keys, shape (n_samples,), of the rows of `X` (dense or sparse) and numeric `y`."""
-    salt = random_state.bytes(16)
     y = _bits(y.reshape(len(y), -1))
     keys = np.empty(len(y), dtype=np.uint64)
     for start in range(0, len(y), _ROWS):

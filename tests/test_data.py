@@ -95,7 +95,7 @@ def test_tensors_of_read_only_or_foreign_memory():
 
 
 def keys(X, y, seed=0):
-    return content_keys(X, np.asarray(y), np.random.RandomState(seed))
+    return content_keys(X, np.asarray(y), seed.to_bytes(16, "little"))
 
 
 def test_keys_are_of_the_content(arrays):

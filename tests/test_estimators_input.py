@@ -246,7 +246,7 @@ def test_predictions_come_in_parts_without_seams(blobs, monkeypatch):
     X, y = blobs
     clf = classifier().fit(X, y)
     whole = clf.predict_proba(X)
-    monkeypatch.setattr("sklearn_mgs._base.PREDICTION_ROWS", 7)
+    monkeypatch.setattr("sklearn_mgs._fitted.PREDICTION_ROWS", 7)
     np.testing.assert_allclose(clf.predict_proba(X), whole, rtol=1e-14)
     np.testing.assert_allclose(clf.predict_proba(sp.csr_array(X)), whole, rtol=1e-14)
 

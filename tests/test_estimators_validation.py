@@ -198,6 +198,15 @@ def test_the_held_out_part_takes_no_part_in_training(halves):
     np.testing.assert_allclose(held_out, round(held_out), atol=1e-9)
 
 
+def test_a_warm_start_holds_out_the_same_samples(halves):
+    X, *_ = halves
+    frozen = {**SMALL, "max_iter": 1, "learning_rate_init": 1e-300}
+    reg = MLPRegressor(**frozen, early_stopping=True, warm_start=True)
+    for _ in range(3):
+        reg.fit(X, X[:, 0])
+    assert len(set(reg.validation_scores_)) == 1
+
+
 def test_lbfgs_has_no_early_stopping(halves):
     X, y, *_ = halves
     a = classifier(solver="lbfgs", early_stopping=True).fit(X, y)
