@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -27,6 +28,9 @@ class _Adam(torch.optim.Adam):
     The state is laid out once and handed to torch's functional Adam: on a small network the
     bookkeeping of `torch.optim.Adam.step` takes longer than the backward pass.
     """
+
+    # torch's own, without the wrapper that imports the whole compiler: seconds in a first fit.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
     def __init__(self, parameters, *, eps, **kwargs):
         super().__init__(parameters, eps=eps, fused=True, **kwargs)
