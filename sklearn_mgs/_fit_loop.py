@@ -95,7 +95,9 @@ class AfterEpoch:
             value, best, sign = self._validation_score(net), est.best_validation_score_, 1
         worse = value < best + est.tol if sign > 0 else value > best - est.tol
         est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
-        if sign * value > sign * best:
+        # Of equal scores the last counts: few held-out samples give many ties, and the network of
+        # the first of them has only begun to learn.
+        if sign * value >= sign * best:
             if self.validation is None:
                 est.best_loss_ = value
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.history import History
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class FittedNetwork:
         nonzero = sum(int(torch.count_nonzero(p)) for p in parameters)
         return sum(p.numel() for p in parameters) / max(nonzero, 1)
 
+    @available_if(lambda est: hasattr(est, "net_"))
     def sparsify(self):
         """Make pickles of the fitted estimator small where many weights are zero.
 
@@ -52,7 +54,6 @@ class FittedNetwork:
         self : estimator
             The fitted estimator.
         """
-        self._check_fitted()
         self.net_.sparsify()
         return self
 
