@@ -114,7 +114,8 @@ def test_early_stopping_restores_the_best_epoch(halves, weighted, penalty, solve
     parameters = {"solver": solver, "n_iter_no_change": 5, "learning_rate_init": 0.1, **penalty}
     clf = classifier(early_stopping=True, **parameters)
     clf.fit(X, y, X_val=X_val, y_val=y_val, sample_weight_val=w_val)
-    best = int(np.argmax(clf.validation_scores_)) + 1
+    scores = np.array(clf.validation_scores_)
+    best = int(np.flatnonzero(scores == scores.max())[-1]) + 1  # of equal scores the last
     assert best < clf.n_iter_ < clf.max_iter
     np.testing.assert_allclose(
         clf.score(X_val, y_val, w_val), clf.best_validation_score_, rtol=1e-14

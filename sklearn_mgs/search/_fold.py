@@ -141,7 +141,7 @@ class Model:
             value = score
         best = -np.inf if self.best is None else self.best
         self.stale = self.stale + 1 if value < best + est.tol else 0
-        if value > best:
+        if value >= best:  # of equal scores the last counts, as in a lone fit
             self.best = value
             return True
         return False

@@ -1,0 +1,286 @@
+"""Strong L1 and L2: plain, delayed and coherent, over five decades of strength.
+
+MNIST, 6000 training samples, 784-300-100-10, SGD with learning rate 0.1 and momentum 0.9,
+mini-batches of 100, 15 epochs; and a small convolutional net, 5 epochs. A strength here is what
+one mini-batch is charged: the estimators' `l1` and `alpha` divided by 100. "delayed" regularises
+only after a third of the epochs. Results accumulate in benchmarks/results/coherent.csv; what is
+there is not run again.
+
+    python benchmarks/coherent.py --data mnist.npz [--seeds 2]
+    python benchmarks/coherent.py --cost
+    python benchmarks/coherent.py --data mnist.npz --sizes
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import pickle
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier
+
+RESULTS = Path(__file__).parent / "results" / "coherent.csv"
+BATCH = 100
+NONE = ("none", None, 0.0)
+STRENGTHS = {
+    "l1": [1e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0, 10.0],
+    "l2": [1e-3, 1e-2, 1e-1, 3e-1, 1.0, 10.0, 100.0],
+}
+METHODS = {
+    "l1": [
+        ("plain", None),
+        ("delayed", None),
+        ("total", 0.5),
+        ("batch", 0.5),
+        ("trend", 0.1),
+        ("trend", 0.15),
+        ("trend", 0.2),
+    ],
+    "l2": [
+        ("plain", None),
+        ("delayed", None),
+        ("total", 0.5),
+        ("batch", 0.5),
+        ("trend", 0.5),
+        ("trend", 0.8),
+    ],
+}
+CONV = {
+    "l1": ([("plain", None), ("delayed", None), ("trend", 0.2)], [1e-3, 1e-2, 1e-1, 10.0]),
+    "l2": ([("plain", None), ("delayed", None), ("trend", 0.5)], [1e-2, 1e-1, 1.0, 100.0]),
+}
+
+
+def load(path):
+    """Training and test samples; None where the file is absent."""
+    if not path.exists():
+        print(f"{path} is absent: no fits. Pass the MNIST archive with --data.")
+        return None
+    with np.load(path) as f:
+        X, X_test = (f[k].reshape(-1, 784).astype("float32") / 255 for k in ("X_train", "X_test"))
+        return X[:6000], f["y_train"][:6000].astype(int), X_test, f["y_test"].astype(int)
+
+
+def conv_net():
+    """Two convolutions and two linear layers, 22 000 parameters."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        *(nn.Conv2d(1, 8, 5, stride=2), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 5, stride=2), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+
+
+def regularisation(kind, method, threshold, strength):
+    """Parameters of the last epochs."""
+    params = {"alpha": 0.0, "l1": 0.0}
+    if kind != "none":
+        params["alpha" if kind == "l2" else "l1"] = strength * BATCH
+    if threshold is not None:
+        params.update(coherence=method, coherence_threshold=threshold)
+    return params
+
+
+def fit_mlp(X, y, params, delayed, seed, epochs=15):
+    """Estimator, and its module."""
+    clf = MLPClassifier(
+        (300, 100),
+        solver="sgd",
+        learning_rate_init=0.1,
+        batch_size=BATCH,
+        alpha=0.0,
+        n_iter_no_change=1000,
+        warm_start=True,
+        random_state=seed,
+    )
+    if delayed:
+        clf.set_params(max_iter=epochs // 3).fit(X, y)
+        epochs -= epochs // 3
+    clf.set_params(max_iter=epochs, **params).fit(X, y)
+    return clf
+
+
+def fit_conv(X, y, params, delayed, seed, epochs=6):
+    """The same of a module of one's own."""
+    torch.manual_seed(seed)
+    net = MGSNeuralNetClassifier(
+        conv_net,
+        criterion=nn.CrossEntropyLoss,
+        lr=0.1,
+        optimizer__momentum=0.9,
+        batch_size=BATCH,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    ).initialize()
+    if delayed:
+        net.partial_fit(X, y, epochs=epochs // 3)
+        epochs -= epochs // 3
+    return net.set_params(**params).partial_fit(X, y, epochs=epochs)
+
+
+def run(model, kind, method, threshold, strength, seed, data):
+    """One row of the results."""
+    X, y, X_test, y_test = data
+    start = time.process_time()
+    fit = {"mlp": fit_mlp, "conv": fit_conv}[model]
+    params = regularisation(kind, method, threshold, strength)
+    row = {"model": model, "kind": kind, "method": method, "threshold": threshold or ""}
+    row.update(strength=strength, seed=seed, accuracy=float("nan"))
+    try:
+        net = fit(X, y, params, method == "delayed", seed)
+    except ValueError:  # the weights overflowed
+        return {**row, "zeros": 0, "compression": 0, "regularized": 0, "seconds": 0}
+    module = net.module_
+    weights = torch.cat([p.detach().flatten() for p in module.parameters() if p.ndim > 1])
+    everything = torch.cat([p.detach().flatten() for p in module.parameters()])
+    history = net.history_
+    return row | {
+        "accuracy": round(float(net.score(X_test, y_test)), 4),
+        "zeros": round((weights == 0).double().mean().item(), 4),
+        "compression": round(len(everything) / max(int(everything.count_nonzero()), 1), 2),
+        "regularized": round(history[-1].get("regularized", float(kind != "none")), 4),
+        "seconds": round(time.process_time() - start, 1),
+    }
+
+
+def plan(seeds):
+    """All fits, the first seed's first."""
+    for seed in range(seeds):
+        for model in ("mlp", "conv"):
+            yield (model, "none", "none", None, 0.0, seed)
+            for kind in ("l1", "l2"):
+                methods, strengths = METHODS[kind], STRENGTHS[kind]
+                if model == "conv":
+                    methods, strengths = CONV[kind]
+                for (method, threshold), s in itertools.product(methods, strengths):
+                    yield (model, kind, method, threshold, s, seed)
+
+
+def key(row):
+    names = ("model", "kind", "method", "threshold", "strength", "seed")
+    return tuple(str(row[name]) for name in names)
+
+
+def sweep(data, seeds):
+    """Run what is missing; return all rows."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    done = {key(row) for row in rows}
+    for config in plan(seeds):
+        model, kind, method, threshold, strength, seed = config
+        if (model, kind, method, str(threshold or ""), str(strength), str(seed)) in done:
+            continue
+        if data is None:
+            continue
+        rows.append(run(*config, data))
+        with RESULTS.open("w", newline="") as f:
+            writer = csv.DictWriter(f, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        print(*rows[-1].values(), flush=True)
+    return rows
+
+
+def report(rows):
+    """Markdown tables of means over seeds, then the best compression that costs no accuracy."""
+    groups = {}
+    for r in rows:
+        name = r["method"] + (f" {r['threshold']}" if r["threshold"] else "")
+        place = r["model"], r["kind"], name, float(r["strength"])
+        groups.setdefault(place, []).append((float(r["accuracy"]), float(r["compression"])))
+    means = {place: np.mean(values, axis=0) for place, values in groups.items()}
+    for model, kind in itertools.product(("mlp", "conv"), ("l1", "l2")):
+        base = means[model, "none", "none", 0.0][0]
+        part = {k[2:]: v for k, v in means.items() if k[:2] == (model, kind)}
+        names, strengths = (list(dict.fromkeys(k[i] for k in part)) for i in (0, 1))
+        print(f"\n{model}, {kind}; unregularised {base:.3f}\n")
+        print("| strength | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+        for s in strengths:
+            cells = [_cell(*part[name, s], kind) for name in names]
+            print(f"| {s:g} | " + " | ".join(cells) + " |")
+        if kind == "l1":
+            for loss in (0.0, 0.005, 0.01):
+                _print_best(part, base, loss)
+
+
+def _cell(accuracy, compression, kind):
+    return f"{accuracy:.3f}" + (f" ({compression:.3g}×)" if kind == "l1" else "")
+
+
+def _print_best(part, base, loss):
+    good = {k: v for k, v in part.items() if v[0] >= base - loss}
+    families = {k[0].split()[0] for k in good}
+    best = [max((v[1], k) for k, v in good.items() if k[0].startswith(f)) for f in families]
+    text = "; ".join(f"{c:.3g}× by {k[0]} at {k[1]:g}" for c, k in sorted(best, reverse=True))
+    print(f"\nBest compression within {loss:.3f} of the unregularised accuracy: {text or 'none'}")
+
+
+def cost(repeats=15, samples=5120, batch=128):
+    """CPU time of an epoch with each measure, over that of plain L1 and L2; interleaved."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(samples, 784)).astype("float32"), rng.integers(0, 10, samples)
+    print(f"784-300-100-10, batch {batch}, {torch.get_num_threads()} threads, CPU time")
+    for solver, kind in itertools.product(("sgd", "adam"), ("alpha", "l1")):
+        fits = {}
+        for measure in (None, "total", "batch", "trend"):
+            clf = MLPClassifier((300, 100), solver=solver, batch_size=batch, random_state=0)
+            clf.set_params(alpha=0.0).set_params(**{kind: 1e-2})
+            if measure:
+                clf.set_params(coherence=measure, coherence_threshold=0.5)
+            fits[measure] = clf.partial_fit(X, y, classes=np.arange(10))
+        times = {name: [] for name in fits}
+        for _ in range(repeats):
+            for name, clf in fits.items():
+                start = time.process_time()
+                clf.partial_fit(X, y)
+                times[name].append(time.process_time() - start)
+        plain = np.median(times[None])
+        ratios = ", ".join(f"{m} {np.median(times[m]) / plain:.2f}" for m in fits if m)
+        print(f"{solver:5} {kind:6} plain step {plain / (samples / batch) * 1e3:.2f} ms; {ratios}")
+
+
+def sizes(data):
+    """Bytes of the pickle, before and after `sparsify`."""
+    X, y, X_test, _ = data
+    for threshold in (0.1, 0.2):
+        params = regularisation("l1", "trend", threshold, 1e-2)
+        clf = fit_mlp(X, y, params, delayed=False, seed=0)
+        dense, before = len(pickle.dumps(clf)), clf.predict(X_test)
+        data_ = pickle.dumps(clf.sparsify())
+        same = np.array_equal(pickle.loads(data_).predict(X_test), before)
+        print(
+            f"trend {threshold}: compression {clf.compression_ratio_:.1f}×, pickle {dense} bytes, "
+            f"sparsified {len(data_)} bytes, predictions {'the same' if same else 'DIFFER'}"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=Path("mnist.npz"))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--sizes", action="store_true")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if args.cost:
+        return cost()
+    data = load(args.data)
+    if args.sizes:
+        return sizes(data) if data else None
+    rows = sweep(data, args.seeds)
+    if rows:
+        report(rows)
+
+
+if __name__ == "__main__":
+    main()
