@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import sklearn_mgs
+
 ROOT = Path(__file__).parents[1]
 SKLEARN_CALLBACKS = importlib.util.find_spec("sklearn.callback")  # scikit-learn 1.9 and later
 
@@ -36,6 +38,12 @@ def test_snippets_run_in_order(page, tmp_path, monkeypatch):
         else:
             exec(compile("\n" * line + text, str(page), "exec"), names)
     assert runner.summarize().failed == 0
+
+
+def test_every_public_name_is_in_the_api_reference():
+    listed = set(re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.rst").read_text(), re.M))
+    core = {"gram_matrix", "gram_trace", "GramOperator", "mgs_metric", "MGSPenalty"}
+    assert ({*sklearn_mgs.__all__} | core) - {"__version__"} <= listed
 
 
 def test_there_are_snippets():
