@@ -14,6 +14,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from sklearn_mgs._agreement import agreement
 from sklearn_mgs._data import Samples
 from sklearn_mgs._mlp_gram import covers, mlp_gram
 from sklearn_mgs._resolve import resolved
@@ -170,18 +171,18 @@ class MGSEarlyStopping(Callback):
 
     Notes
     -----
-    With :math:`R_{ij} = K_{ij} / \sqrt{K_{ii} K_{jj}}`, :math:`A = (R + \rho I)^{-1}` and
-    centred labels :math:`Y` (one-hot rows for classes), the prediction for sample i from the
-    others is :math:`Y_i - (A Y)_i / A_{ii}` [1]_. The agreement is the share of samples (of
-    labels, if there are several) for which it names the network's own predicted class; in
-    regression it is one minus the mean squared difference over the variance of the targets,
-    for outputs on the targets' scale (a Poisson regressor's are not).
+    With :math:`R_{ij} = K_{ij} / \sqrt{K_{ii} K_{jj}}`, :math:`A = (R + \rho I)^{-1}` and centred
+    labels :math:`Y` (one-hot rows for classes), the prediction for sample i from the others is
+    :math:`Y_i - (A Y)_i / A_{ii}` [1]_. The agreement with the network's own prediction is Cohen's
+    kappa for classes, 1 where all are the same and 0 for what chance would give, and Lin's
+    concordance for numbers, for which the outputs must be on the targets' scale (a Poisson
+    regressor's are not).
 
-    The rule is ours. Scale and initial values do not enter it; the ridge was chosen on digits and
-    MNIST-1D at 0 to 60 % random labels, and ``benchmarks/early_stopping.py`` shows the gap to
-    the best epoch on other draws. In regression without noise it stops too early. An epoch's
-    measure costs a kernel and a Cholesky factor of `max_samples`, which can exceed a small
-    network's training epoch.
+    The rule is ours. Neither the scale of gradients nor the initial weights enter it; the ridge
+    was chosen on digits and MNIST-1D at 0 to 60 % random labels, and
+    ``benchmarks/early_stopping.py`` shows the gap to the best epoch on other draws. In regression
+    without noise it stops too early. An epoch's measure costs a kernel and a Cholesky factor of
+    `max_samples`, which can exceed a small network's training epoch.
 
     References
     ----------
@@ -281,46 +282,6 @@ class _Kernel:
         """Outputs in evaluation mode, shape (n_samples, n_outputs)."""
         with evaluating(self.module):
             return output_matrix(self.module(self.X))
-
-
-def agreement(K: Tensor, outputs: Tensor, y: Tensor, ridge: float) -> Tensor:
-    """Agreement of a network with leave-one-out kernel regression, see `MGSEarlyStopping`.
-
-    Parameters
-    ----------
-    K : Tensor of shape (n_samples, n_samples)
-        Kernel of the network's gradients.
-    outputs : Tensor of shape (n_samples, n_outputs)
-        The network's outputs.
-    y : Tensor of shape (n_samples,) or (n_samples, n_outputs)
-        Class indices, zeros and ones (a class for each output), or other targets.
-    ridge : float
-        Added to the diagonal of the normalised kernel.
-
-    Returns
-    -------
-    value : Tensor of shape ()
-        1 where they agree on all samples.
-    """
-    single = outputs.shape[1] == 1
-    if y.dim() == 1 and not y.is_floating_point() and not single:
-        Y = torch.nn.functional.one_hot(y.long(), outputs.shape[1]).to(K.dtype)
-        return (_left_out(K, Y, ridge).argmax(1) == outputs.argmax(1)).double().mean()
-    Y = y.reshape(len(y), -1).to(K.dtype)
-    left_out = _left_out(K, Y, ridge)
-    if ((Y == 0) | (Y == 1)).all():
-        return ((left_out > 0.5) == (outputs > 0)).double().mean()
-    return 1 - (left_out - outputs).square().mean() / Y.var(0, correction=0).mean()
-
-
-def _left_out(K: Tensor, Y: Tensor, ridge: float) -> Tensor:
-    """Kernel ridge prediction of each row of Y from the others, shape (n_samples, n_outputs)."""
-    scale = K.diagonal().clamp_min(torch.finfo(K.dtype).tiny).rsqrt()
-    R = scale[:, None] * K * scale
-    L = torch.linalg.cholesky(R + ridge * torch.eye(len(R), dtype=R.dtype, device=R.device))
-    A = torch.cholesky_inverse(L)
-    mean = Y.mean(0)
-    return Y - A @ (Y - mean) / A.diagonal()[:, None]
 
 
 def _check_counts(callback, *names: str) -> None:

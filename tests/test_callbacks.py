@@ -9,7 +9,6 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_classification, make_regression
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,7 +19,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
-from sklearn_mgs.callbacks import MGSEarlyStopping, MGSMonitor, agreement
+from sklearn_mgs.callbacks import MGSEarlyStopping, MGSMonitor
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
 
 METRICS = ("trace", "logdet", "det", "effective_rank", "cosine")
@@ -238,54 +237,6 @@ def test_scoring_monitor_row_for_row(n_jobs):
 
 
 # ------------------------------------------------------------------------- early stopping
-
-
-def explicit_left_out(K, Y, ridge):
-    """Kernel ridge regression refitted without each sample in turn."""
-    R = K / np.sqrt(np.outer(np.diag(K), np.diag(K)))
-    mean, rows = Y.mean(0), []
-    for i in range(len(K)):
-        others = np.arange(len(K)) != i
-        model = KernelRidge(alpha=ridge, kernel="precomputed")
-        model.fit(R[np.ix_(others, others)], (Y - mean)[others])
-        rows.append(model.predict(R[i : i + 1, others])[0] + mean)
-    return np.array(rows)
-
-
-def some_kernel(n=12):
-    J = np.random.default_rng(0).normal(size=(n, 30))
-    return J @ J.T
-
-
-@pytest.mark.parametrize("kind", ["classes", "binary", "labels", "regression"])
-def test_agreement_against_refits_without_each_sample(kind):
-    rng, K = np.random.default_rng(1), some_kernel()
-    outputs = rng.normal(size=(12, {"classes": 3, "labels": 2}.get(kind, 1)))
-    target = {
-        "classes": rng.integers(3, size=12),
-        "binary": rng.integers(2, size=12),
-        "labels": rng.integers(2, size=(12, 2)).astype(float),
-        "regression": rng.normal(size=12),
-    }[kind]
-    Y = np.eye(3)[target] if kind == "classes" else target.reshape(12, -1)
-    left_out = explicit_left_out(K, Y, 0.3)
-    expected = {
-        "classes": np.mean(left_out.argmax(1) == outputs.argmax(1)),
-        "regression": 1 - np.mean((left_out - outputs) ** 2) / np.var(Y),
-    }.get(kind, np.mean((left_out > 0.5) == (outputs > 0)))
-    got = agreement(*map(torch.from_numpy, (K, outputs, target)), ridge=0.3)
-    assert float(got) == pytest.approx(expected, rel=1e-10)
-
-
-def test_agreement_ignores_the_scale_of_gradients():
-    rng = np.random.default_rng(2)
-    K, outputs = some_kernel(), rng.normal(size=(12, 1))
-    target, scale = rng.normal(size=12), rng.uniform(0.1, 10, 12)
-    values = [
-        float(agreement(*map(torch.from_numpy, (k, outputs, target)), ridge=1.0))
-        for k in (K, scale[:, None] * K * scale)
-    ]
-    assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
 @fits
