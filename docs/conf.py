@@ -1,5 +1,7 @@
 """How Sphinx builds the site: `make docs`."""
 
+import re
+
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
@@ -72,6 +74,12 @@ def write_block(self, node):
     raise SkipNode
 
 
+def without_references(app, what, name, obj, options, lines):
+    """Inherited docstrings refer to chapters of scikit-learn's own site; keep their words."""
+    lines[:] = [re.sub(r":ref:`([^`<]*?) *<[^`]*`", r"\1", line) for line in lines]
+
+
 def setup(app):
     """Formulas become MathML, which browsers show by themselves: no script, no network."""
+    app.connect("autodoc-process-docstring", without_references)
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
