@@ -48,9 +48,10 @@ class MLP(nn.Sequential):
         super().__init__()
         last = len(layer_units) - 2
         for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-            # skip_init: the weights are always written afterwards, and torch's own
-            # initialisation would draw from the global generator.
-            linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype)
+            # torch's own initial weights are always overwritten: nobody should see that they
+            # were drawn. (nn.utils.skip_init would import sympy, a second of a first fit.)
+            with torch.random.fork_rng(devices=[]):
+                linear = nn.Linear(fan_in, fan_out, dtype=dtype)
             self.add_module(f"linear{i}", linear)
             if i < last:
                 self.add_module(f"activation{i}", ACTIVATIONS[activation]())

@@ -149,7 +149,10 @@ def output_gradients(f: Tensor, at, V: Tensor, batched: bool) -> list[Tensor | N
         "allow_unused": True,
     }
     if len(V) == 1:
-        D = torch.autograd.grad(f, at, V[0], **options)
+        # Not with V as grad_outputs, which are checked by code that imports sympy: a second.
+        with torch.enable_grad():
+            total = (f * V[0]).sum()
+        D = torch.autograd.grad(total, at, **options)
         return [d if d is None else d.unsqueeze(0) for d in D]
     if batched:
         return list(torch.autograd.grad(f, at, V, is_grads_batched=True, **options))
