@@ -367,13 +367,55 @@ def test_comparison_measures_on_a_draw_and_scores_on_all(estimators):
 )
 def test_comparison_draws_a_point_each(estimators, metric, scale, side):
     display = RegularizerComparisonDisplay.from_estimators(estimators, X, y, metric=metric)
-    points = [tuple(p.get_offsets()[0]) for p in display.points_]
+    points = np.vstack([p.get_offsets() for p in display.points_])
     np.testing.assert_allclose(points, np.column_stack([display.mgs, display.scores]))
     assert texts(display.ax_) == list(estimators)
     assert display.ax_.get_xscale() == scale
     assert display.ax_.get_xlabel().endswith(f"(more similar gradients to the {side})")
     assert display.ax_.get_ylabel() == "score"
     assert_legend_beside_data(display)
+
+
+def test_comparison_of_gaps(estimators):
+    train, test = slice(0, 60), slice(60, 90)
+    display = RegularizerComparisonDisplay.from_estimators(
+        estimators, X[test], y[test], X_train=X[train], y_train=y[train], scoring="accuracy"
+    )
+    expected = [
+        e.score(X[train], y[train]) - e.score(X[test], y[test]) for e in estimators.values()
+    ]
+    np.testing.assert_allclose(display.scores, expected)
+    np.testing.assert_allclose(display.mgs, [mgs_score(e, X[test]) for e in estimators.values()])
+    assert display.ax_.get_ylabel() == "generalisation gap in accuracy"
+
+
+def test_comparison_of_several_estimators_of_a_name():
+    groups = {"L2": [mlp(alpha=a).fit(X, y) for a in (0.1, 1, 10)], "none": mlp().fit(X, y)}
+    display = RegularizerComparisonDisplay.from_estimators(groups, X, y)
+    assert display.names == ["L2", "L2", "L2", "none"]
+    expected = [mgs_score(e, X) for e in (*groups["L2"], groups["none"])]
+    np.testing.assert_allclose(display.mgs, expected)
+    assert [len(points.get_offsets()) for points in display.points_] == [3, 1]
+    np.testing.assert_allclose(display.points_[0].get_offsets()[:, 0], expected[:3])
+    assert texts(display.ax_) == ["L2", "none"]
+
+
+def test_comparison_of_many_names_repeats_no_colour_and_no_pair():
+    n = 30
+    display = RegularizerComparisonDisplay(
+        names=[str(i) for i in range(n)], mgs=np.arange(1, n + 1), scores=np.arange(n)
+    ).plot()
+    colours = [tuple(points.get_facecolor()[0]) for points in display.points_]
+    shapes = [points.get_paths()[0].vertices.tobytes() for points in display.points_]
+    assert len(set(colours[:20])) == 20
+    assert len(set(zip(colours, shapes))) == n
+
+
+@pytest.mark.parametrize("given", ["X_train", "y_train"])
+def test_comparison_of_gaps_needs_both(estimators, given):
+    missing = {"X_train": "y_train", "y_train": "X_train"}[given]
+    with pytest.raises(ValueError, match=f"needs both X_train and y_train; got no {missing}"):
+        RegularizerComparisonDisplay.from_estimators(estimators, X, y, **{given: X})
 
 
 @pytest.mark.parametrize("estimators", [{}, [1], None])

@@ -19,14 +19,14 @@ __all__ = ["RegularizerComparisonDisplay"]
 
 
 class RegularizerComparisonDisplay:
-    """Score of several fitted estimators against the similarity of their gradients.
+    """Score, or generalisation gap, of fitted estimators against the similarity of gradients.
 
     It is recommended to use `from_estimators` to create one.
 
     Parameters
     ----------
     names : list of str
-        The estimators' names.
+        The estimators' names, such as their regularisers; estimators of one name look alike.
     mgs : ndarray of shape (n_estimators,)
         A metric of the kernel of each.
     scores : ndarray of shape (n_estimators,)
@@ -43,7 +43,7 @@ class RegularizerComparisonDisplay:
     ax_ : matplotlib Axes
         The axes that hold the plot.
     points_ : list of matplotlib PathCollection
-        One for each estimator.
+        One for each name.
 
     See Also
     --------
@@ -79,6 +79,8 @@ class RegularizerComparisonDisplay:
         X,
         y,
         *,
+        X_train=None,
+        y_train=None,
         scoring=None,
         metric="trace",
         outputs="all",
@@ -91,12 +93,15 @@ class RegularizerComparisonDisplay:
 
         Parameters
         ----------
-        estimators : dict of str to estimator
+        estimators : dict of str to estimator, or to list of estimators
             Fitted estimators by name, of the kinds that `mgs_score` takes.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Samples, such as clean test data.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Their targets.
+        X_train, y_train : array-like, default=None
+            What the estimators were trained on. If given, the generalisation gap takes the
+            score's place: the score on them minus the score on `X` and `y`.
         scoring : str or callable, default=None
             Score; None: each estimator's own.
         metric, outputs : str, default="trace" and "all"
@@ -118,7 +123,8 @@ class RegularizerComparisonDisplay:
         Raises
         ------
         ValueError
-            If `estimators` is not a dict, or empty, or a name is unknown.
+            If `estimators` is not a dict, or empty, or a name is unknown, or one of `X_train`
+            and `y_train` is missing.
         sklearn.exceptions.NotFittedError
             If one of them is not fitted.
         """
@@ -128,22 +134,32 @@ class RegularizerComparisonDisplay:
                 "estimators must be a dict of names to fitted estimators, with at least one; got "
                 f"{estimators!r}."
             )
+        if (X_train is None) != (y_train is None):
+            missing = "X_train" if X_train is None else "y_train"
+            raise ValueError(f"The gap needs both X_train and y_train; got no {missing}.")
         options = {"metric": metric, "outputs": outputs, "max_samples": max_samples}
-        mgs, scores = [], []
-        for estimator in estimators.values():
-            mgs.append(mgs_score(estimator, X, y, random_state=random_state, **options))
-            scores.append(check_scoring(estimator, scoring)(estimator, X, y))
+        names, mgs, scores = [], [], []
+        for name, group in estimators.items():
+            for estimator in group if isinstance(group, list | tuple) else [group]:
+                names.append(name)
+                mgs.append(mgs_score(estimator, X, y, random_state=random_state, **options))
+                scorer = check_scoring(estimator, scoring)
+                score = scorer(estimator, X, y)
+                if X_train is not None:
+                    score = scorer(estimator, X_train, y_train) - score
+                scores.append(score)
+        score_name = scoring if isinstance(scoring, str) else "score"
         display = cls(
-            names=list(estimators),
+            names=names,
             mgs=np.array(mgs),
             scores=np.array(scores),
             metric=metric,
-            score_name=scoring if isinstance(scoring, str) else "score",
+            score_name=score_name if X_train is None else f"generalisation gap in {score_name}",
         )
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):
-        """Draw a point for each estimator.
+        """Draw a point for each estimator, one colour and marker for each name.
 
         Parameters
         ----------
@@ -159,13 +175,18 @@ class RegularizerComparisonDisplay:
         """
         self.ax_ = ax = axes_or_new(ax, type(self).__name__)
         self.figure_ = ax.figure
-        markers = "osD^vP*X<>h"  # one more than there are colours, so that pairs differ for long
-        self.points_ = [
-            ax.scatter(
-                x, y, **{"label": name, "marker": markers[i % len(markers)], "s": 60, **kwargs}
+        from matplotlib import colormaps
+
+        shades = colormaps["tab20"].colors
+        colors, markers = [*shades[::2], *shades[1::2]], "osD^vP*X<>p"  # lengths without a factor
+        self.points_ = []
+        for i, name in enumerate(dict.fromkeys(self.names)):
+            rows = np.flatnonzero(np.asarray(self.names) == name)
+            style = {"color": colors[i % len(colors)], "marker": markers[i % len(markers)]}
+            style = {"label": name, "s": 60, **style, **kwargs}
+            self.points_.append(
+                ax.scatter(np.asarray(self.mgs)[rows], np.asarray(self.scores)[rows], **style)
             )
-            for i, (name, x, y) in enumerate(zip(self.names, self.mgs, self.scores))
-        ]
         if self.metric in ("trace", "det"):
             log_scale(ax, "x")
         better = "right" if self.metric == "cosine" else "left"
