@@ -1,0 +1,1 @@
+"""Where MGS helps, by how much, against tuned competitors: ``python -m benchmarks.evidence``."""

@@ -1,0 +1,292 @@
+"""What is run, fixed before the runs: data, noise, seeds, nets, competitors and their candidates.
+
+Each regulariser has six candidates, a factor of about three apart from almost off to too strong.
+Which one is best is decided on validation labels as noisy as the training labels; beside it stands
+what clean validation labels would have chosen. Test labels are clean and decide nothing.
+
+The ranges were set before any run, by looking at pilot scores: of four sets of task C on splits
+drawn by another generator, and of split 19 of two sets of task D on its validation samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+N_CANDIDATES = 6
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A method and its candidates, from weak to strong.
+
+    `lone` names an outside reference, which is not trained by this package.
+    """
+
+    name: str
+    candidates: tuple[dict[str, Any], ...]
+    lone: str = ""
+
+
+def _grid(name: str, values, **fixed) -> tuple[dict[str, Any], ...]:
+    return tuple({name: value, **fixed} for value in values)
+
+
+MGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+MGS_FIRST = (0.01, 0.04, 0.2, 0.8, 3.0, 12.0)
+JACOBIAN = (0.0005, 0.003, 0.015, 0.06, 0.25, 1.0)
+DECAY = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+"""L2 in units of the loss, ``λ/2 ‖w‖²``; ``alpha`` is λ times the mini-batch's samples."""
+DECAY_L1 = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""L1, ``λ ‖w‖₁``, for Adam, which does not scale the proximal step; less in task A."""
+EPOCH_SHARES = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
+"""Early stopping: shares of the epochs after which one training is looked at."""
+
+COMPETITORS = {
+    c.name: c
+    for c in (
+        Competitor("none", ({},)),
+        Competitor("L2", _grid("decay", DECAY)),
+        Competitor("L1", _grid("decay_l1", DECAY_L1)),
+        Competitor("dropout", _grid("dropout", (0.05, 0.1, 0.2, 0.35, 0.5, 0.7))),
+        Competitor("input noise", _grid("input_noise", (0.05, 0.15, 0.3, 0.6, 1.0, 1.5))),
+        Competitor("early stopping", _grid("epoch_share", EPOCH_SHARES)),
+        Competitor("label smoothing", _grid("label_smoothing", (0.1, 0.2, 0.4, 0.6, 0.8, 0.9))),
+        Competitor("input Jacobian", _grid("jacobian_strength", JACOBIAN)),
+        Competitor("loss gradient", _grid("gradient_strength", (0.03, 0.1, 0.3, 0.6, 1.0, 2.0))),
+        Competitor(
+            "coherent L2",
+            _grid("decay", DECAY, coherence_threshold=0.5, coherence="total"),
+        ),
+        Competitor(
+            "coherent L1",
+            _grid("decay_l1", DECAY_L1, coherence_threshold=0.2, coherence="total"),
+        ),
+        Competitor("MGS trace", _grid("mgs_strength", MGS)),
+        Competitor("MGS det", _grid("mgs_strength", MGS, mgs_metric="det")),
+        Competitor(
+            "MGS + L2",
+            tuple(
+                {"mgs_strength": s, "decay": d} for d in (0.001, 0.01) for s in (0.03, 0.2, 1.0)
+            ),
+        ),
+        Competitor("MGS hidden", _grid("mgs_strength", MGS, mgs_layers="hidden")),
+        Competitor("MGS first", _grid("mgs_strength", MGS_FIRST, mgs_layers="first")),
+        Competitor(
+            "MGS all or first",
+            (
+                *_grid("mgs_strength", (0.03, 0.2, 1.0)),
+                *_grid("mgs_strength", (0.03, 0.5, 5.0), mgs_layers="first"),
+            ),
+        ),
+        Competitor("MGS balanced", _grid("mgs_strength", MGS, mgs_layers="balanced")),
+        Competitor("MGS centred", _grid("mgs_strength", MGS, mgs_centered=True)),
+        Competitor("MGS class-centred", _grid("mgs_strength", MGS, mgs_centered="class")),
+        Competitor(
+            "MGS first, random outputs",
+            _grid("mgs_strength", MGS_FIRST, mgs_layers="first", mgs_outputs="random"),
+        ),
+        Competitor(
+            "MGS first + L2",
+            tuple(
+                {"mgs_strength": s, "decay": d, "mgs_layers": "first"}
+                for d in (0.001, 0.01)
+                for s in (0.03, 0.5, 5.0)
+            ),
+        ),
+        Competitor("scikit-learn MLP", _grid("alpha", (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)), "mlp"),
+        Competitor("linear", _grid("C", (10.0, 1.0, 0.1, 0.03, 0.01, 0.003)), "linear"),
+        Competitor(
+            "gradient boosting",
+            tuple({"max_iter": m, "max_leaf_nodes": k} for m in (180, 60, 20) for k in (16, 4)),
+            "boosting",
+        ),
+    )
+}
+
+MAIN = ("none", "L2", "dropout", "early stopping", "MGS trace", "MGS first", "MGS + L2")
+USUAL = (
+    *MAIN,
+    "label smoothing",
+    "input noise",
+    "input Jacobian",
+    "MGS all or first",
+    "MGS hidden",
+)
+USUAL_REGRESSION = tuple(name for name in USUAL if name != "label smoothing")
+REST = (
+    "MGS balanced",
+    "L1",
+    "MGS first + L2",
+    "MGS first, random outputs",
+    "MGS det",
+    "loss gradient",
+)
+REFERENCES = ("linear", "gradient boosting", "scikit-learn MLP")
+DEAR = ("MGS centred", "MGS class-centred", "coherent L2", "coherent L1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the nets of a task are trained and tuned.
+
+    Attributes
+    ----------
+    title : str
+        For the page.
+    fit : dict
+        The estimator's parameters.
+    validation : float
+        Share of the training samples that the candidates are chosen on.
+    refit : bool
+        Whether the chosen candidate is trained again on all of them; else its net from the
+        tuning is the result.
+    tune_once : bool
+        Whether the candidate is chosen with the first seed, for all seeds.
+    regression : bool
+    units : dict of str to float
+        What strengths of that name are multiplied by, all candidates alike.
+    """
+
+    title: str
+    fit: dict[str, Any]
+    validation: float = 0.25
+    refit: bool = False
+    tune_once: bool = False
+    regression: bool = False
+    units: dict[str, float] = field(default_factory=dict)
+
+
+ADAM = {"solver": "adam", "learning_rate_init": 0.001, "alpha": 0.0}
+SGD = {
+    "solver": "sgd",
+    "learning_rate_init": 0.01,
+    "momentum": 0.9,
+    "nesterovs_momentum": False,
+    "alpha": 0.0,
+}
+TASKS = {
+    "A": Task(
+        "MNIST-1D",
+        SGD | {"batch_size": 100, "max_iter": 500},
+        refit=True,
+        tune_once=True,
+        units={"mgs_strength": 0.3, "decay_l1": 0.003},
+    ),
+    "B": Task("MNIST with few samples", ADAM | {"batch_size": 50, "max_iter": 100}),
+    "C": Task("Tabular classification", ADAM | {"batch_size": 50, "max_iter": 100}),
+    "D": Task(
+        "UCI regression",
+        ADAM | {"learning_rate_init": 0.01, "batch_size": 128, "max_iter": 400},
+        validation=0.2,
+        refit=True,
+        regression=True,
+        units={"mgs_strength": 0.1, "jacobian_strength": 0.1},
+    ),
+}
+
+SETS = tuple(
+    "sonar glass spectf ionosphere saheart clean1 wdbc diabetes vehicle german wine_quality_red "
+    "car mfeat_fourier segmentation dna banana phoneme page_blocks texture optdigits satimage "
+    "twonorm".split()
+)
+REGRESSIONS = tuple("yacht energy concrete wine-quality-red power-plant".split())
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells that are run in this order: seeds outermost, then data sets, then competitors.
+
+    Attributes
+    ----------
+    task : str
+    sets : tuple of str
+    competitors : tuple of str
+    noises : tuple of float
+        Share of labels drawn anew, uniformly; in regression, standard deviation of the Gaussian
+        noise added to the targets, in units of the targets' own. All at once.
+    seeds : range
+        Of split, noise and initial weights; in task D, the published split of that number.
+    n : int
+        Training samples at most, validation included; 0: all.
+    hidden : tuple of int
+        Hidden layers.
+    fit : dict
+        Parameters that differ from the task's.
+    """
+
+    task: str
+    sets: tuple[str, ...]
+    competitors: tuple[str, ...]
+    noises: tuple[float, ...]
+    seeds: range
+    n: int = 0
+    hidden: tuple[int, ...] = (64, 64)
+    fit: dict[str, Any] = field(default_factory=dict)
+
+
+def _tabular(competitors, seeds):
+    return Block("C", SETS, competitors, (0.0, 0.2, 0.4), seeds, n=800)
+
+
+def _mnist(n, competitors, seeds):
+    fit = {"max_iter": 200} if n < 1000 else {}
+    return Block("B", ("mnist",), competitors, (0.0, 0.2, 0.4, 0.6), seeds, n=n, fit=fit)
+
+
+def _regressions(competitors, seeds, sets=REGRESSIONS):
+    return Block("D", sets, competitors, (0.0, 1.0), seeds, hidden=(50,))
+
+
+def _mnist1d(width, noises, competitors, seeds):
+    return Block("A", ("mnist1d",), competitors, noises, seeds, hidden=(width, width))
+
+
+PLAN = (
+    _tabular(USUAL, range(1)),
+    _mnist(100, USUAL, range(1)),
+    _mnist(300, USUAL, range(1)),
+    _regressions(USUAL_REGRESSION, range(1), REGRESSIONS[:4]),
+    _mnist(1000, USUAL, range(1)),
+    _mnist1d(61, (0.15,), MAIN, range(1)),
+    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS first"), range(1)),
+    _tabular(REFERENCES[:2], range(1)),
+    _tabular(REST, range(1)),
+    _mnist(100, (*REST, "linear"), range(1)),
+    _mnist(300, (*REST, "linear"), range(1)),
+    _tabular(USUAL, range(1, 3)),
+    _mnist(100, USUAL, range(1, 5)),
+    _mnist(300, USUAL, range(1, 5)),
+    _regressions(USUAL_REGRESSION, range(5), REGRESSIONS[:4]),
+    _regressions(USUAL_REGRESSION, range(5)),
+    _mnist1d(61, (0.15,), MAIN, range(1, 3)),
+    _mnist1d(300, (0.15,), MAIN, range(3)),
+    _mnist1d(61, (0.0,), ("none",), range(3)),
+    _mnist1d(300, (0.0,), ("none",), range(3)),
+    _mnist(1000, USUAL, range(1, 3)),
+    _mnist(3000, USUAL, range(1)),
+    _tabular((*REFERENCES, *REST, *DEAR), range(3)),
+    _regressions((*REFERENCES, "L1", "MGS det", "MGS first + L2"), range(5)),
+    _mnist1d(61, (0.15,), (*MAIN, *USUAL[len(MAIN) :], *REST), range(3)),
+    _mnist1d(300, (0.15,), (*MAIN, *USUAL[len(MAIN) :], *REST), range(3)),
+    _mnist1d(61, (0.15,), MAIN, range(10)),
+    _mnist1d(300, (0.15,), MAIN, range(10)),
+    _mnist1d(104, (0.15,), MAIN, range(3)),
+    _mnist1d(61, (0.0, 0.3, 0.45), MAIN, range(3)),
+    _mnist1d(300, (0.0, 0.3, 0.45), MAIN, range(3)),
+    _tabular(USUAL, range(3, 5)),
+    _regressions(USUAL_REGRESSION, range(5, 20)),
+)
+
+# Small enough for ten minutes on one core.
+QUICK = (
+    Block(
+        "C",
+        ("sonar", "glass", "vehicle"),
+        ("none", "L2", "dropout", "early stopping", "MGS trace", "MGS first"),
+        (0.0, 0.4),
+        range(2),
+        n=800,
+    ),
+    Block("B", ("mnist",), ("none", "L2", "MGS trace", "MGS first"), (0.0, 0.4), range(1), n=100),
+)
