@@ -17,6 +17,9 @@ COHERENCES = ("total", "batch", "trend")
 TREND_DECAY = 0.9
 """Decay of the running mean of gradients, of each step."""
 
+RENEWAL = 4
+"""Steps from one look at the trend to the next: a mean of about ten steps changes slowly."""
+
 
 class CoherenceGate:
     """Decide step by step how strongly L1 and L2 act, without asking the device for a value.
@@ -35,7 +38,7 @@ class CoherenceGate:
     With "total" and "batch" the regulariser acts in full where ``c >= threshold``, else not at
     all. With "trend" it acts with its strongest share `s` in [0, 1] for which
     ``cos(m, m + s ∇R) >= threshold``, and a weight that L1 has set to zero stays zero until
-    ``|m_i|`` exceeds L1's strength times `s`.
+    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step.
 
     Parameters
     ----------
@@ -48,15 +51,15 @@ class CoherenceGate:
     ----------
     share_ : Tensor of shape ()
         Share of its strength with which the regulariser acts at this step.
-    free_ : list of Tensor, or None
-        For each weight, 1 where it may differ from zero after this step, else 0; None: all may.
     """
 
     def __init__(self, threshold: float, measure: str = "trend"):
         self.threshold = threshold
         self.measure = measure
-        self._cosine: Tensor | None = None  # of the halves, from their passes to `decide`
+        self._halves: Tensor | None = None  # cosine of the halves, from their passes to `decide`
+        self._coherence: Tensor | None = None  # as last measured
         self._mean: list[Tensor] = []  # running mean of gradients
+        self._free: list[Tensor] = []  # 1 where a weight may differ from zero, else 0
         self._n_steps = 0
         self._cosines: list[Tensor] = []
         self._shares: list[Tensor] = []
@@ -90,36 +93,29 @@ class CoherenceGate:
             results.append(run())
             gradients.append([p.grad for p in parameters])
         weights = [i for i, p in enumerate(parameters) if p.ndim > 1]
-        self._cosine = cosine(*([g[i] for i in weights] for g in gradients))
+        self._halves = cosine(*([g[i] for i in weights] for g in gradients))
         for p, a, b in zip(parameters, *gradients):
-            p.grad = shares[0] * a + shares[1] * b
+            p.grad = a.lerp_(b, shares[1])
         return results
 
     @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
-        """Set `share_` and `free_` from the gradients, and add L2's gradient."""
-        signs = [w.sign() for w in weights] if l1 else []
-        coherence, self._cosine = self._cosine, None
+        """Set `share_` from the gradients, and add L2's gradient."""
+        gradients = [w.grad for w in weights]
         if self.measure == "trend":
-            self._follow([w.grad for w in weights])
-            products = _pull_products(self._mean, weights, signs, alpha, l1)
-            coherence, self.share_ = (
-                _cosine_of_sum(*products),
-                strongest_share(*products, self.threshold),
-            )
+            self._follow(gradients)
+            if (self._n_steps - 1) % RENEWAL == 0:
+                self._look(weights, alpha, l1)
         else:
-            if coherence is None:
-                gradients = [w.grad for w in weights]
-                coherence = _cosine_of_sum(*_pull_products(gradients, weights, signs, alpha, l1))
-            self.share_ = (coherence >= self.threshold).to(weights[0].dtype)
-        self.free_ = None
-        if l1 and self.measure == "trend":
-            least = self.share_ * l1
-            self.free_ = [_free(sign, m, least) for sign, m in zip(signs, self._mean)]
+            self._coherence, self._halves = self._halves, None
+            if self._coherence is None:
+                pull, unit = _pull(weights, alpha, l1)
+                self._coherence = _cosine_of_sum(*_products(gradients, pull, unit))
+            self.share_ = (self._coherence >= self.threshold).to(weights[0].dtype)
         if alpha:
-            for w in weights:
-                w.grad.addcmul_(w, self.share_, value=alpha)
-        self._cosines.append(coherence)
+            for w, gradient in zip(weights, gradients):
+                gradient.addcmul_(w, self.share_, value=alpha)
+        self._cosines.append(self._coherence)
         self._shares.append(self.share_)
 
     def _follow(self, gradients: list[Tensor]) -> None:
@@ -129,6 +125,25 @@ class CoherenceGate:
         self._n_steps += 1
         for m, g in zip(self._mean, gradients):
             m.lerp_(g, (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps))
+
+    def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
+        """Find the share that the trend allows, and the weights that may differ from zero."""
+        pull, unit = _pull(weights, alpha, l1)
+        products = _products(self._mean, pull, unit)
+        self._coherence = _cosine_of_sum(*products)
+        self.share_ = strongest_share(*products, self.threshold)
+        least = self.share_ * l1
+        self._free = [_free(r, m, least, l1) for r, m in zip(pull, self._mean)] if l1 else []
+
+    @torch.no_grad()
+    def shrink(self, weights: list[Tensor], threshold: float) -> None:
+        """Take L1's proximal step, of this threshold times `share_`."""
+        limit = threshold * self.share_
+        for w in weights:
+            small = torch.maximum(w, -limit)
+            w.sub_(torch.minimum(small, limit, out=small))
+        for w, free in zip(weights, self._free):
+            w.mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
@@ -171,29 +186,38 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     return torch.where(room > 0, norm * sine / room, torch.ones_like(room)).clamp(max=1.0)
 
 
-def _free(sign: Tensor, m: Tensor, least: Tensor) -> Tensor:
-    """1 where a weight has a sign or ``|m| > least``, else 0; comparisons would take longer."""
-    return m.abs().sub_(least).clamp_(min=0).addcmul_(sign, sign).sign_()
+def _pull(weights: list[Tensor], alpha: float, l1: float) -> tuple[list[Tensor], float]:
+    """The regulariser's gradient ``alpha w + l1 sign(w)`` in units of the second result.
+
+    With L1 the unit is `l1`, so that no entry is below 1 where a weight is not zero.
+    """
+    if not l1:
+        return weights, alpha
+    signs = [w.sign() for w in weights]
+    if alpha:
+        for sign, w in zip(signs, weights):
+            sign.add_(w, alpha=alpha / l1)
+    return signs, l1
 
 
-def _pull_products(gradients, weights, signs, alpha: float, l1: float):
-    """⟨g, g⟩, ⟨g, r⟩ and ⟨r, r⟩ of gradients g and r = alpha w + l1 sign(w)."""
-    pull, factor = (signs, l1) if l1 else (weights, alpha)
-    if l1 and alpha:
-        pull = [torch.add(w * alpha, sign, alpha=l1) for w, sign in zip(weights, signs)]
-        factor = 1.0
-    gg, gr, rr = _products(gradients, pull)
-    return gg, factor * gr, factor**2 * rr
+def _free(pull: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
+    """1 where a weight is not zero or ``|m| > least``, else 0, in place: bools take longer."""
+    return m.abs().addcmul_(pull, pull, value=2 * l1).gt_(least)
 
 
-def _products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of two lists of tensors, each seen as one vector."""
-    pairs = [(x.flatten(), y.flatten()) for x, y in zip(a, b)]
-    return (
-        torch.stack([torch.dot(x, x) for x, _ in pairs]).sum(),
-        torch.stack([torch.dot(x, y) for x, y in pairs]).sum(),
-        torch.stack([torch.dot(y, y) for _, y in pairs]).sum(),
+def _products(a: list[Tensor], b: list[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
+    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
+    a, b = ([x.flatten() for x in tensors] for tensors in (a, b))
+    aa, ab, bb = (
+        torch.stack(parts).sum()
+        for parts in (_squares(a), [torch.dot(x, y) for x, y in zip(a, b)], _squares(b))
     )
+    return aa, unit * ab, unit**2 * bb
+
+
+def _squares(vectors: list[Tensor]) -> list[Tensor]:
+    """Squared norms."""
+    return [torch.linalg.vector_norm(x).square() for x in vectors]
 
 
 def cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:

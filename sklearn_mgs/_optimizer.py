@@ -162,16 +162,12 @@ class WeightRegularizer:
         """Take L1's proximal step."""
         if not self.l1:
             return
-        threshold, gate = learning_rate * self.l1 / n, self.coherence
-        for i, w in enumerate(self.weights):
-            if gate is None:
-                w.sub_(w.clamp(-threshold, threshold))
-                continue
-            limit = threshold * gate.share_
-            small = torch.maximum(w, -limit)
-            w.sub_(torch.minimum(small, limit, out=small))
-            if gate.free_ is not None:
-                w.mul_(gate.free_[i])
+        threshold = learning_rate * self.l1 / n
+        if self.coherence is not None:
+            self.coherence.shrink(self.weights, threshold)
+            return
+        for w in self.weights:
+            w.sub_(w.clamp(-threshold, threshold))
 
     def end_epoch(self, history) -> None:
         """Record how often the gate was open."""

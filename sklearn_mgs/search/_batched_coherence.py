@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_mgs._coherence import TREND_DECAY, _cosine_of_sum, _products, strongest_share
+from sklearn_mgs._coherence import RENEWAL, TREND_DECAY, _cosine_of_sum, _products, strongest_share
 
 __all__ = ["BatchedGate"]
 
@@ -28,40 +28,53 @@ class BatchedGate:
 
     def __init__(self, threshold: float, measure: str):
         self.threshold, self.measure = threshold, measure
+        self.share: Tensor | None = None
+        self.free: list[Tensor] | None = None
         self.sums: list[Tensor] | None = None
         self.n_steps = 0
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
+        self.share = None if self.share is None else self.share[rows]
+        self.free = None if self.free is None else [f[rows] for f in self.free]
         self.sums = None if self.sums is None else [m[rows] for m in self.sums]
 
     def decide(self, weights, gradients, alpha, l1, coherence: Tensor | None) -> None:
         """Set `share` and `free`; strengths of shape (M, 1, 1) or None, coherence (M,)."""
-        pull = [torch.zeros_like(w) if alpha is None else w * alpha for w in weights]
-        if l1 is not None:
-            pull = [r.addcmul_(w.sign(), l1) for r, w in zip(pull, weights)]
         if self.measure == "trend":
-            share = self._follow(gradients, pull)
-        else:
-            if coherence is None:
-                coherence = _cosine_of_sum(*_inner_products(gradients, pull))
-            share = (coherence >= self.threshold).to(weights[0].dtype)
-        self.share = share[:, None, None]
-        self.free = None
-        if l1 is not None and self.measure == "trend":
-            least = self.share * (l1 * (1 - TREND_DECAY**self.n_steps))
-            self.free = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self.sums)]
+            self._follow(gradients)
+            if (self.n_steps - 1) % RENEWAL == 0:
+                self._look(weights, alpha, l1)
+            return
+        if coherence is None:
+            products = _inner_products(gradients, _pull(weights, alpha, l1))
+            coherence = _cosine_of_sum(*products)
+        self.share = (coherence >= self.threshold).to(weights[0].dtype)[:, None, None]
 
-    def _follow(self, gradients: list[Tensor], pull: list[Tensor]) -> Tensor:
-        """Update the running mean; the share that it allows."""
+    def _follow(self, gradients: list[Tensor]) -> None:
+        """Update the sums whose running mean is the trend."""
         if self.sums is None:
             self.sums = [torch.zeros_like(g) for g in gradients]
         for m, g in zip(self.sums, gradients):
             m.lerp_(g, 1 - TREND_DECAY)
         self.n_steps += 1
+
+    def _look(self, weights, alpha, l1) -> None:
+        """Find the shares that the trend allows, and the weights that may differ from zero."""
         missing = 1 - TREND_DECAY**self.n_steps
-        mm, mr, rr = _inner_products(self.sums, pull)
-        return strongest_share(mm / missing**2, mr / missing, rr, self.threshold)
+        mm, mr, rr = _inner_products(self.sums, _pull(weights, alpha, l1))
+        share = strongest_share(mm / missing**2, mr / missing, rr, self.threshold)
+        self.share = share[:, None, None]
+        self.free = None
+        if l1 is not None:
+            least = self.share * (l1 * missing)
+            self.free = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self.sums)]
+
+
+def _pull(weights, alpha, l1) -> list[Tensor]:
+    """The regularisers' gradients ``alpha w + l1 sign(w)``."""
+    pull = [torch.zeros_like(w) if alpha is None else w * alpha for w in weights]
+    return pull if l1 is None else [r.addcmul_(w.sign(), l1) for r, w in zip(pull, weights)]
 
 
 def _inner_products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
