@@ -6,7 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One test process per core, one thread each: more would only wait for one another.
 JOBS ?= 2
 
-.PHONY: demo test test-oldest lint bench docs clean
+# Folder of the data sets of the evidence.
+DATA ?= data
+
+.PHONY: demo test test-oldest lint bench evidence docs clean
 
 demo: $(VENV)/demo.stamp  ## fit, search and compare on real data
 	$(BIN)/python examples/demo.py
@@ -25,6 +28,9 @@ lint: $(VENV)/lint.stamp  ## format, style and types
 bench: $(VENV)/test.stamp  ## the tables of speed and memory
 	$(BIN)/python benchmarks/fit_speed.py
 	$(BIN)/python benchmarks/penalty_cost.py
+
+evidence: $(VENV)/demo.stamp  ## run what is missing of the evidence (hours), write its page
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --data $(DATA)
 
 docs: $(VENV)/docs.stamp  ## the site, in docs/_build/html
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -137,3 +137,8 @@ def _regression(folder, name, n, seed):
     X, y = d["X"].astype(np.float32), d["y"].astype(np.float32)
     scaler = StandardScaler().fit(X[train])
     return scaler.transform(X[train]), y[train], scaler.transform(X[test]), y[test]
+
+
+def published_score(folder: Path, name: str, seed: int) -> float:
+    """Minus the RMSE that Gal's MC dropout is published to have on that split."""
+    return -float(_arrays(folder / "reg" / f"{name}.npz")["gal_test_MC_rmse"][seed])

@@ -20,7 +20,8 @@ N_CANDIDATES = 6
 class Competitor:
     """A method and its candidates, from weak to strong.
 
-    `lone` names an outside reference, which is not trained by this package.
+    `lone` names an outside reference, which is not trained by this package; "published" is read
+    from the data.
     """
 
     name: str
@@ -101,6 +102,7 @@ COMPETITORS = {
             tuple({"max_iter": m, "max_leaf_nodes": k} for m in (180, 60, 20) for k in (16, 4)),
             "boosting",
         ),
+        Competitor("MC dropout, published", ({},), "published"),
     )
 }
 
@@ -247,6 +249,7 @@ PLAN = (
     _mnist(100, USUAL, range(1)),
     _mnist(300, USUAL, range(1)),
     _regressions(USUAL_REGRESSION, range(1), REGRESSIONS[:4]),
+    Block("D", REGRESSIONS, ("MC dropout, published",), (0.0,), range(20), hidden=(50,)),
     _mnist(1000, USUAL, range(1)),
     _mnist1d(61, (0.15,), MAIN, range(1)),
     _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS first"), range(1)),

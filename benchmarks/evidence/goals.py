@@ -1,0 +1,134 @@
+"""What was to be shown, and what the rows say of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.evidence.protocol import COMPETITORS
+from benchmarks.evidence.stats import Table, critical_difference, holm, make_table, wilcoxon_p
+
+SINGLE = [
+    name
+    for name, c in COMPETITORS.items()
+    if not c.lone and not name.startswith("MGS") and name != "none"
+]
+"""The single regularisers that MGS is held against."""
+PUBLISHED_CLEAN = 37.25
+"""Test error in % of the published unregularised net of width 300 on clean labels, task A."""
+NOT_RUN = "not run yet"
+
+
+def NOISY(cell: tuple) -> bool:
+    """Whether a cell's labels are noisy."""
+    return cell[3] >= 0.2
+
+
+def goals(rows: list[dict]) -> list[list[str]]:
+    """Goal, figure and verdict."""
+    return [
+        _below_clean(rows),
+        _beats_decay(rows),
+        *(
+            line
+            for task, name in (("B", "MNIST"), ("C", "Tabular sets"))
+            for line in (_best_rank(rows, task, name), _not_worse_clean(rows, task, name))
+        ),
+        _matches_mc_dropout(rows),
+    ]
+
+
+def _verdict(holds: bool) -> str:
+    return "met" if holds else "not met"
+
+
+def _errors(rows, width: str, competitor: str) -> list[float]:
+    """Task A at the published noise: test errors in %."""
+    return [
+        100 * (1 - float(row["test"]))
+        for row in rows
+        if (row["task"], row["width"], row["noise"]) == ("A", f"{width}x{width}", "0.15")
+        and row["competitor"] == competitor
+    ]
+
+
+def _below_clean(rows) -> list[str]:
+    goal = f"MNIST-1D, h = 300, 15 % wrong labels: MGS below the clean net's {PUBLISHED_CLEAN} %"
+    errors = _errors(rows, "300", "MGS trace")
+    if not errors:
+        return [goal, "", NOT_RUN]
+    mean = np.mean(errors)
+    return [goal, f"{mean:.2f} % ({len(errors)} seeds)", _verdict(mean < PUBLISHED_CLEAN)]
+
+
+def _beats_decay(rows) -> list[str]:
+    goal = "MNIST-1D: MGS, or MGS + L2, beats tuned L2 at every width"
+    figures, holds = [], []
+    for width in ("61", "104", "300"):
+        decay = _errors(rows, width, "L2")
+        mine = {name: _errors(rows, width, name) for name in ("MGS trace", "MGS + L2")}
+        means = {name: np.mean(e) for name, e in mine.items() if e}
+        if not decay or not means:
+            continue
+        best = min(means, key=means.get)
+        figures.append(f"h = {width}: {best} {means[best]:.2f}, L2 {np.mean(decay):.2f}")
+        holds.append(means[best] < np.mean(decay))
+    if not holds:
+        return [goal, "", NOT_RUN]
+    rest = "" if len(holds) == 3 else ", other widths not run yet"
+    return [goal, "; ".join(figures), _verdict(all(holds)) + rest]
+
+
+def _best_rank(rows, task: str, name: str) -> list[str]:
+    goal = f"{name}: best mean rank among single regularisers at noise ≥ 0.2"
+    table = _against_singles(rows, task).where(NOISY)
+    table = table.per_set() if task == "C" else table
+    if not table:
+        return [goal, "", NOT_RUN]
+    ranks = dict(zip(table.competitors, table.ranks.mean(0)))
+    order = sorted(ranks, key=ranks.get)
+    figure = ", ".join(f"{n} {ranks[n]:.2f}" for n in order[:4])
+    mine = [n for n in order if n.startswith("MGS")]
+    if mine[0] not in order[:4]:
+        figure += f", …, {mine[0]} {ranks[mine[0]]:.2f}"
+    rival = next(n for n in order if not n.startswith("MGS"))
+    chance = critical_difference(len(order), len({cell[0] for cell in table.cells}))
+    within = abs(ranks[mine[0]] - ranks[rival]) < chance
+    verdict = _verdict(order[0] == mine[0])
+    return [goal, figure, f"{verdict}, within chance of {rival}" if within else verdict]
+
+
+def _not_worse_clean(rows, task: str, name: str) -> list[str]:
+    goal = f"{name}: not significantly worse than the best at noise 0"
+    table = _against_singles(rows, task).where(lambda cell: cell[3] == 0)
+    if not table:
+        return [goal, "", NOT_RUN]
+    ranks = dict(zip(table.competitors, table.ranks.mean(0)))
+    others = [n for n in table.competitors if not n.startswith("MGS")]
+    mine = min((n for n in ranks if n.startswith("MGS")), key=ranks.get)
+    best = min(others, key=ranks.get)
+    scores = table.column(mine)
+    adjusted = holm([wilcoxon_p(scores, table.column(n)) for n in others])
+    p = adjusted[others.index(best)]
+    figure = f"{mine} {ranks[mine]:.2f}, {best} {ranks[best]:.2f}, p = {p:.2g}"
+    if ranks[mine] > ranks[best] and len(table.cells) < 6:
+        return [goal, figure, "too few cells for a test"]
+    return [goal, figure, _verdict(ranks[mine] <= ranks[best] or p > 0.05)]
+
+
+def _against_singles(rows, task: str) -> Table:
+    return make_table(rows, task, [*SINGLE, "MGS trace", "MGS + L2"])
+
+
+def _matches_mc_dropout(rows) -> list[str]:
+    goal = "UCI regression, clean: within a standard error of MC dropout's RMSE on 4 of 5"
+    table = make_table(rows, "D", ["MC dropout, published", "MGS trace"])
+    table = table.where(lambda cell: cell[3] == 0)
+    if not table or len(table.competitors) < 2:
+        return [goal, "", NOT_RUN]
+    theirs, ours = table.scores.T
+    tolerance = np.nan_to_num(table.errors).max(1)
+    matched = ours >= theirs - tolerance
+    names = [cell[0] for cell, yes in zip(table.cells, matched) if yes]
+    figure = f"{matched.sum()} of {len(matched)}: {', '.join(names)}"
+    rest = "" if len(matched) == 5 else ", not all sets run yet"
+    return [goal, figure, _verdict(matched.sum() >= 4) + rest]

@@ -1,0 +1,289 @@
+"""docs/evidence.md from the rows alone: the words of template.md with tables and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.evidence.figures import draw_noise, draw_ranks
+from benchmarks.evidence.goals import NOISY, goals
+from benchmarks.evidence.protocol import COMPETITORS, USUAL
+from benchmarks.evidence.stats import (
+    Table,
+    critical_difference,
+    holm,
+    make_table,
+    wilcoxon_p,
+    win_tie_loss,
+)
+
+TEMPLATE = Path(__file__).with_name("template.md")
+VARIANTS = [name for name in COMPETITORS if name.startswith("MGS")]
+RIVALS = [name for name, c in COMPETITORS.items() if not c.lone and name not in VARIANTS]
+METHODS = [*RIVALS, "MGS trace", "MGS det", "MGS first", "MGS all or first", "MGS + L2"]
+LAYERS = ["none", "L2", "input Jacobian", *VARIANTS]
+OUTSIDE = [name for name, c in COMPETITORS.items() if c.lone]
+PUBLISHED = {
+    "clean labels": {"47": 41.01, "61": 41.24, "104": 38.61, "177": 38.09, "300": 37.25},
+    "noisy labels": {"47": 54.05, "61": 54.02, "104": 50.23, "177": 47.88, "300": 45.47},
+}
+"""Task A, the published unregularised net: test error in per cent by width."""
+
+
+def write_page(rows, path: Path) -> None:
+    """Write the page to `path` and its figures to the folder ``images`` beside it."""
+    rows = list(rows)
+    images = path.parent / "images"
+    parts = {
+        "state": state(rows),
+        "goals": markdown(["goal", "measured", ""], goals(rows)),
+        "tabular": tabular(rows, images / "evidence_ranks.png"),
+        "layers": layers(rows),
+        "mnist": mnist(rows, images / "evidence_mnist.png"),
+        "mnist1d": mnist1d(rows),
+        "regression": regression(rows),
+        "clean_tuning": clean_tuning(rows),
+    }
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part or "Not run yet.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table; empty without rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def state(rows: list[dict]) -> str:
+    """How much has been run."""
+    lines = []
+    for task in "ABCD":
+        mine = [row for row in rows if row["task"] == task]
+        hours = sum(float(row["seconds"]) for row in mine) / 3600
+        n_sets = len({(row["data"], row["n"], row["width"]) for row in mine})
+        n_seeds = len({row["seed"] for row in mine})
+        names = len({row["competitor"] for row in mine})
+        lines.append([task, str(n_sets), str(names), str(n_seeds), str(len(mine)), f"{hours:.1f}"])
+    header = ["task", "data sets (sizes, widths)", "competitors", "seeds at most", "rows", "hours"]
+    return markdown(header, lines)
+
+
+def seeds_of(table: Table) -> str:
+    """The number of seeds, in words."""
+    low, high = table.n_seeds.min(), table.n_seeds.max()
+    count = f"{low}" if low == high else f"{low} to {high}"
+    return f"{count} seed{'s' if high > 1 else ''}"
+
+
+# ------------------------------------------------------------------- classification
+
+
+def rank_rows(columns: dict[str, Table], order_by: str) -> list[list[str]]:
+    """Mean ranks under each condition, best first by one of them."""
+    ranks = {title: table.ranks.mean(0) for title, table in columns.items()}
+    names = columns[order_by].competitors
+    order = np.argsort(ranks[order_by])
+    best = {title: r.min() for title, r in ranks.items()}
+    return [
+        [names[i], *(_bold(f"{r[i]:.2f}", r[i] == best[title]) for title, r in ranks.items())]
+        for i in order
+    ]
+
+
+def _bold(text: str, yes: bool) -> str:
+    return f"**{text}**" if yes else text
+
+
+def conditions(table: Table) -> dict[str, Table]:
+    """By noise, and all noisy levels as the mean of each data set."""
+    levels = sorted({cell[3] for cell in table.cells})
+    parts = {f"noise {level:g}": table.where(lambda c, v=level: c[3] == v) for level in levels}
+    return parts | {"noise ≥ 0.2": table.where(NOISY).per_set()}
+
+
+def tabular(rows: list[dict], image: Path) -> str:
+    """Task C: mean ranks, who beats whom, the diagram, outside references."""
+    table = make_table(rows, "C", [name for name in METHODS if name in USUAL])
+    if not table:
+        return ""
+    parts = conditions(table)
+    noisy, clean = parts["noise ≥ 0.2"], parts["noise 0"]
+    draw_ranks({"noise 0": clean, "noise ≥ 0.2": noisy}, image)
+    cd = critical_difference(len(table.competitors), len(noisy.cells))
+    pieces = [
+        f"Mean ranks of {len(table.competitors)} methods, lower is better "
+        f"({len(clean.cells)} data sets, {seeds_of(table)}); the last column ranks each data "
+        f"set's mean over the noisy levels. Differences below {cd:.2f} are within chance "
+        f"(Nemenyi, 5 %).",
+        markdown(["method", *parts], rank_rows(parts, "noise ≥ 0.2")),
+        f"![Critical-difference diagrams of the tabular sets](images/{image.name})",
+    ]
+    for title, part in (("noise ≥ 0.2", noisy), ("noise 0", clean)):
+        pieces += [
+            f"Data sets won / tied / lost at {title}, and the p-value of Wilcoxon's signed-rank "
+            f"test over data sets, two-sided, with Holm's correction within the column:",
+            versus(part),
+        ]
+    wider = make_table(rows, "C", METHODS)
+    if len(wider.competitors) > len(table.competitors):
+        parts = conditions(wider)
+        pieces += [
+            f"Mean ranks of all {len(wider.competitors)} methods ({seeds_of(wider)}):",
+            markdown(["method", *parts], rank_rows(parts, "noise ≥ 0.2")),
+        ]
+    outside = make_table(rows, "C", ["L2", "MGS trace", "MGS first", *OUTSIDE])
+    if set(outside.competitors) & set(OUTSIDE):
+        pieces += ["Mean accuracy beside outside references:", mean_scores(conditions(outside))]
+    return "\n\n".join(pieces)
+
+
+def versus(table: Table) -> str:
+    """MGS methods, in columns, against all others."""
+    mine = [name for name in table.competitors if name in VARIANTS]
+    others = [name for name in table.competitors if name not in VARIANTS]
+    columns = []
+    for name in mine:
+        a = table.column(name)
+        p_values = holm([wilcoxon_p(a, table.column(other)) for other in others])
+        counts = [win_tie_loss(a, table.column(other)) for other in others]
+        columns.append([f"{w} / {t} / {n}, p = {p:.2g}" for (w, t, n), p in zip(counts, p_values)])
+    return markdown(["against", *mine], [list(line) for line in zip(others, *columns)])
+
+
+def mean_scores(columns: dict[str, Table]) -> str:
+    """Mean accuracy over data sets under each condition."""
+    names = next(iter(columns.values())).competitors
+    means = {title: table.scores.mean(0) for title, table in columns.items()}
+    lines = [[name, *(f"{m[i]:.3f}" for m in means.values())] for i, name in enumerate(names)]
+    return markdown(["method", *columns], lines)
+
+
+def layers(rows: list[dict]) -> str:
+    """Tasks B and C: which layers' gradients, which centring."""
+    pieces = []
+    for task, where in (("C", "Tabular sets"), ("B", "MNIST")):
+        table = make_table(rows, task, LAYERS)
+        if table:
+            parts = conditions(table)
+            if task == "B":
+                parts["noise ≥ 0.2"] = table.where(NOISY)
+            pieces += [
+                f"{where}, mean ranks ({len(table.cells)} cells of data set, size and noise, "
+                f"{seeds_of(table)}):",
+                markdown(["method", *parts], rank_rows(parts, "noise ≥ 0.2")),
+            ]
+    return "\n\n".join(pieces)
+
+
+def mnist(rows: list[dict], image: Path) -> str:
+    """Task B: accuracy by size and noise."""
+    table = make_table(rows, "B", [*METHODS, "linear"])
+    if not table:
+        return ""
+    draw_noise(table, image, "test accuracy")
+    ranks = table.where(NOISY).ranks.mean(0)
+    lines = []
+    for i in np.argsort(ranks):
+        scores = [_bold(f"{s[i]:.3f}", s[i] == s.max()) for s in table.scores]
+        lines.append([table.competitors[i], *scores, f"{ranks[i]:.2f}"])
+    header = ["method", *(f"{n}, {noise:g}" for _, n, _, noise in table.cells), "rank, ≥ 0.2"]
+    return "\n\n".join(
+        [
+            f"Test accuracy by training samples and noise ({seeds_of(table)}, 10000 test images), "
+            f"and the mean rank over the noisy columns.",
+            markdown(header, lines),
+            f"![Test accuracy against noise](images/{image.name})",
+        ]
+    )
+
+
+def mnist1d(rows: list[dict]) -> str:
+    """Task A: test error beside the published numbers."""
+    columns: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["task"] == "A":
+            cell = row["width"].split("x")[0], float(row["noise"])
+            column = columns.setdefault(cell, {})
+            column.setdefault(row["competitor"], []).append(100 * (1 - float(row["test"])))
+    if not columns:
+        return ""
+    cells = sorted(columns, key=lambda cell: (int(cell[0]), cell[1]))
+    names = [name for name in COMPETITORS if any(name in columns[cell] for cell in cells)]
+    lines = [[name, *(_error(columns[cell].get(name)) for cell in cells)] for name in names]
+    for kind, values in PUBLISHED.items():
+        level = {"clean labels": 0.0, "noisy labels": 0.15}[kind]
+        shown = [f"{values[w]:.2f}" if noise == level else "" for w, noise in cells]
+        lines.append([f"published, none, {kind}", *shown])
+    header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
+    return "Test error in %, mean ± standard error (seeds).\n\n" + markdown(header, lines)
+
+
+def _error(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread} ({len(values)})"
+
+
+# ---------------------------------------------------------------------- regression
+
+
+def regression(rows: list[dict]) -> str:
+    """Task D: errors by data set, clean and noisy, beside the published MC dropout."""
+    pieces = []
+    for noise, title in ((0.0, "Clean targets"), (1.0, "Target noise of one standard deviation")):
+        here = [row for row in rows if row["task"] == "D" and float(row["noise"]) == noise]
+        names = [name for name in (*METHODS, "MGS hidden", *OUTSIDE) if name in COMPETITORS]
+        table = make_table(here, "D", names)
+        if not table:
+            continue
+        ranks = table.ranks.mean(0)
+        lines = [
+            [
+                table.competitors[i],
+                *(_rmse(table, j, i) for j in range(len(table.cells))),
+                f"{ranks[i]:.2f}",
+            ]
+            for i in np.argsort(ranks)
+        ]
+        header = [
+            "method",
+            *(f"{cell[0]} ({n})" for cell, n in zip(table.cells, table.n_seeds)),
+            "mean rank",
+        ]
+        pieces += [
+            f"{title}: test RMSE, in brackets the number of published splits.",
+            markdown(header, lines),
+        ]
+    return "\n\n".join(pieces)
+
+
+def _rmse(table: Table, cell: int, competitor: int) -> str:
+    scores = table.scores[cell]
+    error = table.errors[cell, competitor]
+    text = f"{-scores[competitor]:.3g}" + ("" if np.isnan(error) else f" ± {error:.2g}")
+    return _bold(text, scores[competitor] == scores.max())
+
+
+def clean_tuning(rows: list[dict]) -> str:
+    """What clean validation labels would have gained, at the highest noise of tasks B and C."""
+    lines: dict[str, list[str]] = {}
+    header = ["method"]
+    for task, noise in (("C", 0.4), ("B", 0.6)):
+        here = [row for row in rows if row["task"] == task and float(row["noise"]) == noise]
+        table = make_table(here, task, METHODS)
+        if not table:
+            continue
+        clean = make_table(here, task, METHODS, score="test_if_clean")
+        header += [f"{task}, noise {noise:g}: noisy validation", "clean validation"]
+        for name in table.competitors:
+            pair = [table.column(name).mean(), clean.column(name).mean()]
+            lines.setdefault(name, []).extend(f"{value:.3f}" for value in pair)
+    full = [[name, *values] for name, values in lines.items() if len(values) == len(header) - 1]
+    return markdown(header, full)
