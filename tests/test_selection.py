@@ -1,14 +1,30 @@
-"""one_standard_error on tables made by hand, and inside searches."""
+"""one_standard_error on tables made by hand and in searches; the scorer in every tool."""
 
 import pickle
 
 import numpy as np
 import pytest
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_classification
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
-from sklearn.neural_network import MLPClassifier
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_val_score,
+    cross_validate,
+    learning_curve,
+    validation_curve,
+)
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from torch import nn
 
 import sklearn_mgs
 from sklearn_mgs.metrics import make_mgs_scorer
@@ -121,3 +137,146 @@ def test_a_single_unnamed_score_is_not_enough():
     search = GridSearchCV(MLPClassifier((2,), max_iter=2), {}, refit=one_standard_error(), cv=2)
     with pytest.raises(ValueError, match=r"no score named 'accuracy', only \['score'\]"):
         search.fit(X, y)
+
+
+# ----------------------------------------------------- scikit-learn's tools with this score
+
+X32 = X.astype(np.float32)
+
+
+def skorch_net(kind=NeuralNetClassifier, n_outputs=2):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, n_outputs))
+    criterion = nn.CrossEntropyLoss if kind is NeuralNetClassifier else nn.MSELoss
+    return kind(module, criterion=criterion, max_epochs=2, verbose=0, train_split=None)
+
+
+SETTINGS = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0}
+
+
+def ours():
+    return sklearn_mgs.MLPClassifier(**SETTINGS)
+
+
+def regressor():
+    return sklearn_mgs.MLPRegressor(**SETTINGS)
+
+
+# name -> (unfitted estimator, target, a parameter of it)
+ESTIMATORS = {
+    "ours": (ours, y, "mgs_strength"),
+    "ours, regression": (regressor, X32[:, 0], "mgs_strength"),
+    "scikit-learn's": (lambda: MLPClassifier(**SETTINGS), y, "alpha"),
+    "scikit-learn's, regression": (lambda: MLPRegressor(**SETTINGS), X32[:, 0], "alpha"),
+    "skorch": (skorch_net, y, "optimizer__weight_decay"),
+    "skorch, regression": (
+        lambda: skorch_net(NeuralNetRegressor, 1),
+        X32[:, :1],
+        "optimizer__weight_decay",
+    ),
+    "pipeline of ours": (
+        lambda: make_pipeline(StandardScaler(), ours()),
+        y,
+        "mlpclassifier__mgs_strength",
+    ),
+    "pipeline of scikit-learn's": (
+        lambda: make_pipeline(StandardScaler(), MLPClassifier(**SETTINGS)),
+        y,
+        "mlpclassifier__alpha",
+    ),
+    "pipeline of skorch": (
+        lambda: make_pipeline(StandardScaler(), skorch_net()),
+        y,
+        "neuralnetclassifier__optimizer__weight_decay",
+    ),
+    "calibrated": (
+        lambda: CalibratedClassifierCV(ours(), ensemble=False, cv=2),
+        y,
+        "estimator__mgs_strength",
+    ),
+    "transformed target": (
+        lambda: TransformedTargetRegressor(regressor(), transformer=StandardScaler()),
+        X32[:, 0],
+        "regressor__mgs_strength",
+    ),
+}
+SCORER = make_mgs_scorer("effective_rank", max_samples=20)
+VALUES = [0.0, 1.0]
+
+
+def search(kind, grid, **kwargs):
+    def scores(estimator, X, y, param, n_jobs):
+        options = {"scoring": SCORER, "cv": 2, "n_jobs": n_jobs, **kwargs}
+        table = kind(estimator, {param: VALUES} if grid else {}, **options).fit(X, y).cv_results_
+        return [table[key] for key in table if key.startswith("split")]
+
+    return scores
+
+
+TOOLS = {
+    "GridSearchCV": search(GridSearchCV, True, return_train_score=True),
+    "GridSearchCV, two scores": search(
+        GridSearchCV, True, scoring={"mgs": SCORER, "trace": make_mgs_scorer()}, refit="mgs"
+    ),
+    "HalvingGridSearchCV": search(HalvingGridSearchCV, True, random_state=0, min_resources=60),
+    "cross_val_score": lambda e, X, y, param, n_jobs: cross_val_score(
+        e, X, y, scoring=SCORER, cv=2, n_jobs=n_jobs
+    ),
+    "cross_validate": lambda e, X, y, param, n_jobs: [
+        scores
+        for key, scores in cross_validate(
+            e, X, y, scoring={"mgs": SCORER}, cv=2, n_jobs=n_jobs, return_train_score=True
+        ).items()
+        if key.endswith("_mgs")
+    ],
+    "learning_curve": lambda e, X, y, param, n_jobs: learning_curve(
+        e, X, y, train_sizes=[0.5, 1.0], scoring=SCORER, cv=2, n_jobs=n_jobs
+    )[1:],
+    "validation_curve": lambda e, X, y, param, n_jobs: validation_curve(
+        e, X, y, param_name=param, param_range=VALUES, scoring=SCORER, cv=2, n_jobs=n_jobs
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_tool_scores_every_estimator_in_two_processes_as_in_one(tool, name):
+    make, target, param = ESTIMATORS[name]
+    one, two = (np.array(TOOLS[tool](make(), X32, target, param, n)) for n in (None, 2))
+    assert (one < 0).all()  # similar gradients have a low rank
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_labels_do_not_enter_the_score(name):
+    make, target, _ = ESTIMATORS[name]
+    fitted = make().fit(X32, target)
+    assert SCORER(fitted, X32) == SCORER(fitted, X32, target)
+    result = permutation_importance(fitted, X32, None, scoring=SCORER, n_repeats=1)
+    assert result.importances.shape == (5, 1)
+
+
+class Autoencoder(BaseEstimator):
+    """A network that is fitted without labels."""
+
+    def __init__(self, strength=0.0):
+        self.strength = strength
+
+    def fit(self, X, y=None):
+        assert y is None
+        self.estimator_ = regressor().set_params(mgs_strength=self.strength).fit(X, X)
+        return self
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_without_labels(tool):
+    scores = np.array(TOOLS[tool](Autoencoder(), X32, None, "strength", None))
+    assert (scores < 0).all()
+
+
+def test_scores_without_labels_are_those_of_each_fold():
+    folds = [np.arange(60), np.arange(60, 120)]
+    expected = [SCORER(Autoencoder().fit(X32[a]), X32[b]) for a, b in (folds[::-1], folds)]
+    np.testing.assert_array_equal(
+        cross_val_score(Autoencoder(), X32, scoring=SCORER, cv=2), expected
+    )
