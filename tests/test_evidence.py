@@ -7,8 +7,9 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import cells, goals, page, stats
+from benchmarks.evidence.competitors import COMPETITORS, N_CANDIDATES
 from benchmarks.evidence.data import Problem, add_noise, load_problem, redraw
-from benchmarks.evidence.protocol import COMPETITORS, N_CANDIDATES, PLAN, QUICK, TASKS, Block
+from benchmarks.evidence.protocol import PLAN, QUICK, TASKS, Block
 from benchmarks.evidence.train import Job, Part, train
 from sklearn_mgs import MLPClassifier
 
@@ -242,6 +243,12 @@ def test_an_empty_page_says_so(tmp_path):
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     assert text.count("Not run yet.") == 6
     assert text.count("| not run yet |") == 7
+
+
+def test_no_goal_is_judged_without_rows_of_mgs_and_of_rivals():
+    for name in ("L2", "MGS trace"):
+        lines = goals.goals([row(competitor=name, noise=q) for q in (0.0, 0.4)])
+        assert {line[-1] for line in lines} == {goals.NOT_RUN}
 
 
 def test_goals_follow_the_rows(rows):

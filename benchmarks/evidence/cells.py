@@ -12,8 +12,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from benchmarks.evidence.competitors import COMPETITORS
 from benchmarks.evidence.data import Problem, load_problem, published_score
-from benchmarks.evidence.protocol import COMPETITORS, TASKS, Block, Task
+from benchmarks.evidence.protocol import TASKS, Block, Task
 from benchmarks.evidence.train import Job, fit_lone, train
 
 KEY = ("task", "data", "n", "width", "noise", "seed", "competitor")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.evidence.protocol import COMPETITORS
+from benchmarks.evidence.competitors import COMPETITORS
 from benchmarks.evidence.stats import Table, critical_difference, holm, make_table, wilcoxon_p
 
 SINGLE = [
@@ -116,7 +116,10 @@ def _not_worse_clean(rows, task: str, name: str) -> list[str]:
 
 
 def _against_singles(rows, task: str) -> Table:
-    return make_table(rows, task, [*SINGLE, "MGS trace", "MGS + L2"])
+    """Scores of the single regularisers and of MGS; empty while either has none."""
+    table = make_table(rows, task, [*SINGLE, "MGS trace", "MGS + L2"])
+    both = {name.startswith("MGS") for name in table.competitors} == {True, False}
+    return table if both else table.where(lambda cell: False)
 
 
 def _matches_mc_dropout(rows) -> list[str]:

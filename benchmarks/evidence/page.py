@@ -8,7 +8,9 @@ import numpy as np
 
 from benchmarks.evidence.figures import draw_noise, draw_ranks
 from benchmarks.evidence.goals import NOISY, goals
-from benchmarks.evidence.protocol import COMPETITORS, USUAL
+from benchmarks.evidence.markdown import METHODS, OUTSIDE, VARIANTS, bold, markdown, seeds_of
+from benchmarks.evidence.protocol import USUAL
+from benchmarks.evidence.published import mnist1d, regression
 from benchmarks.evidence.stats import (
     Table,
     critical_difference,
@@ -19,16 +21,7 @@ from benchmarks.evidence.stats import (
 )
 
 TEMPLATE = Path(__file__).with_name("template.md")
-VARIANTS = [name for name in COMPETITORS if name.startswith("MGS")]
-RIVALS = [name for name, c in COMPETITORS.items() if not c.lone and name not in VARIANTS]
-METHODS = [*RIVALS, "MGS trace", "MGS det", "MGS first", "MGS all or first", "MGS + L2"]
 LAYERS = ["none", "L2", "input Jacobian", *VARIANTS]
-OUTSIDE = [name for name, c in COMPETITORS.items() if c.lone]
-PUBLISHED = {
-    "clean labels": {"47": 41.01, "61": 41.24, "104": 38.61, "177": 38.09, "300": 37.25},
-    "noisy labels": {"47": 54.05, "61": 54.02, "104": 50.23, "177": 47.88, "300": 45.47},
-}
-"""Task A, the published unregularised net: test error in per cent by width."""
 
 
 def write_page(rows, path: Path) -> None:
@@ -52,14 +45,6 @@ def write_page(rows, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table; empty without rows."""
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def state(rows: list[dict]) -> str:
     """How much has been run."""
     lines = []
@@ -74,13 +59,6 @@ def state(rows: list[dict]) -> str:
     return markdown(header, lines)
 
 
-def seeds_of(table: Table) -> str:
-    """The number of seeds, in words."""
-    low, high = table.n_seeds.min(), table.n_seeds.max()
-    count = f"{low}" if low == high else f"{low} to {high}"
-    return f"{count} seed{'s' if high > 1 else ''}"
-
-
 # ------------------------------------------------------------------- classification
 
 
@@ -91,13 +69,9 @@ def rank_rows(columns: dict[str, Table], order_by: str) -> list[list[str]]:
     order = np.argsort(ranks[order_by])
     best = {title: r.min() for title, r in ranks.items()}
     return [
-        [names[i], *(_bold(f"{r[i]:.2f}", r[i] == best[title]) for title, r in ranks.items())]
+        [names[i], *(bold(f"{r[i]:.2f}", r[i] == best[title]) for title, r in ranks.items())]
         for i in order
     ]
-
-
-def _bold(text: str, yes: bool) -> str:
-    return f"**{text}**" if yes else text
 
 
 def conditions(table: Table) -> dict[str, Table]:
@@ -190,7 +164,7 @@ def mnist(rows: list[dict], image: Path) -> str:
     ranks = table.where(NOISY).ranks.mean(0)
     lines = []
     for i in np.argsort(ranks):
-        scores = [_bold(f"{s[i]:.3f}", s[i] == s.max()) for s in table.scores]
+        scores = [bold(f"{s[i]:.3f}", s[i] == s.max()) for s in table.scores]
         lines.append([table.competitors[i], *scores, f"{ranks[i]:.2f}"])
     header = ["method", *(f"{n}, {noise:g}" for _, n, _, noise in table.cells), "rank, ≥ 0.2"]
     return "\n\n".join(
@@ -201,74 +175,6 @@ def mnist(rows: list[dict], image: Path) -> str:
             f"![Test accuracy against noise](images/{image.name})",
         ]
     )
-
-
-def mnist1d(rows: list[dict]) -> str:
-    """Task A: test error beside the published numbers."""
-    columns: dict[tuple, dict[str, list[float]]] = {}
-    for row in rows:
-        if row["task"] == "A":
-            cell = row["width"].split("x")[0], float(row["noise"])
-            column = columns.setdefault(cell, {})
-            column.setdefault(row["competitor"], []).append(100 * (1 - float(row["test"])))
-    if not columns:
-        return ""
-    cells = sorted(columns, key=lambda cell: (int(cell[0]), cell[1]))
-    names = [name for name in COMPETITORS if any(name in columns[cell] for cell in cells)]
-    lines = [[name, *(_error(columns[cell].get(name)) for cell in cells)] for name in names]
-    for kind, values in PUBLISHED.items():
-        level = {"clean labels": 0.0, "noisy labels": 0.15}[kind]
-        shown = [f"{values[w]:.2f}" if noise == level else "" for w, noise in cells]
-        lines.append([f"published, none, {kind}", *shown])
-    header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
-    return "Test error in %, mean ± standard error (seeds).\n\n" + markdown(header, lines)
-
-
-def _error(values: list[float] | None) -> str:
-    if not values:
-        return ""
-    spread = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread} ({len(values)})"
-
-
-# ---------------------------------------------------------------------- regression
-
-
-def regression(rows: list[dict]) -> str:
-    """Task D: errors by data set, clean and noisy, beside the published MC dropout."""
-    pieces = []
-    for noise, title in ((0.0, "Clean targets"), (1.0, "Target noise of one standard deviation")):
-        here = [row for row in rows if row["task"] == "D" and float(row["noise"]) == noise]
-        names = [name for name in (*METHODS, "MGS hidden", *OUTSIDE) if name in COMPETITORS]
-        table = make_table(here, "D", names)
-        if not table:
-            continue
-        ranks = table.ranks.mean(0)
-        lines = [
-            [
-                table.competitors[i],
-                *(_rmse(table, j, i) for j in range(len(table.cells))),
-                f"{ranks[i]:.2f}",
-            ]
-            for i in np.argsort(ranks)
-        ]
-        header = [
-            "method",
-            *(f"{cell[0]} ({n})" for cell, n in zip(table.cells, table.n_seeds)),
-            "mean rank",
-        ]
-        pieces += [
-            f"{title}: test RMSE, in brackets the number of published splits.",
-            markdown(header, lines),
-        ]
-    return "\n\n".join(pieces)
-
-
-def _rmse(table: Table, cell: int, competitor: int) -> str:
-    scores = table.scores[cell]
-    error = table.errors[cell, competitor]
-    text = f"{-scores[competitor]:.3g}" + ("" if np.isnan(error) else f" ± {error:.2g}")
-    return _bold(text, scores[competitor] == scores.max())
 
 
 def clean_tuning(rows: list[dict]) -> str:

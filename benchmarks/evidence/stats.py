@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata, studentized_range, wilcoxon
 
-COMPLETE = 0.95
+COMPLETE = 0.9
 """A competitor takes part in a table if it has rows in this share of the cells that any has."""
 
 

@@ -1,0 +1,80 @@
+"""The tasks that stand beside published numbers: MNIST-1D and the UCI regressions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.evidence.competitors import COMPETITORS
+from benchmarks.evidence.markdown import METHODS, OUTSIDE, bold, markdown
+from benchmarks.evidence.stats import Table, make_table
+
+PUBLISHED = {
+    "clean labels": {"47": 41.01, "61": 41.24, "104": 38.61, "177": 38.09, "300": 37.25},
+    "noisy labels": {"47": 54.05, "61": 54.02, "104": 50.23, "177": 47.88, "300": 45.47},
+}
+"""Task A, the published unregularised net: test error in per cent by width."""
+
+
+def mnist1d(rows: list[dict]) -> str:
+    """Task A: test error beside the published numbers."""
+    columns: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["task"] == "A":
+            cell = row["width"].split("x")[0], float(row["noise"])
+            column = columns.setdefault(cell, {})
+            column.setdefault(row["competitor"], []).append(100 * (1 - float(row["test"])))
+    if not columns:
+        return ""
+    cells = sorted(columns, key=lambda cell: (int(cell[0]), cell[1]))
+    names = [name for name in COMPETITORS if any(name in columns[cell] for cell in cells)]
+    lines = [[name, *(_error(columns[cell].get(name)) for cell in cells)] for name in names]
+    for kind, values in PUBLISHED.items():
+        level = {"clean labels": 0.0, "noisy labels": 0.15}[kind]
+        shown = [f"{values[w]:.2f}" if noise == level else "" for w, noise in cells]
+        lines.append([f"published, none, {kind}", *shown])
+    header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
+    return "Test error in %, mean ± standard error (seeds).\n\n" + markdown(header, lines)
+
+
+def _error(values: list[float] | None) -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread} ({len(values)})"
+
+
+def regression(rows: list[dict]) -> str:
+    """Task D: errors by data set, clean and noisy, beside the published MC dropout."""
+    pieces = []
+    for noise, title in ((0.0, "Clean targets"), (1.0, "Target noise of one standard deviation")):
+        here = [row for row in rows if row["task"] == "D" and float(row["noise"]) == noise]
+        names = [name for name in (*METHODS, "MGS hidden", *OUTSIDE) if name in COMPETITORS]
+        table = make_table(here, "D", names)
+        if not table:
+            continue
+        ranks = table.ranks.mean(0)
+        lines = [
+            [
+                table.competitors[i],
+                *(_rmse(table, j, i) for j in range(len(table.cells))),
+                f"{ranks[i]:.2f}",
+            ]
+            for i in np.argsort(ranks)
+        ]
+        header = [
+            "method",
+            *(f"{cell[0]} ({n})" for cell, n in zip(table.cells, table.n_seeds)),
+            "mean rank",
+        ]
+        pieces += [
+            f"{title}: test RMSE, in brackets the number of published splits.",
+            markdown(header, lines),
+        ]
+    return "\n\n".join(pieces)
+
+
+def _rmse(table: Table, cell: int, competitor: int) -> str:
+    scores = table.scores[cell]
+    error = table.errors[cell, competitor]
+    text = f"{-scores[competitor]:.3g}" + ("" if np.isnan(error) else f" ± {error:.2g}")
+    return bold(text, scores[competitor] == scores.max())
