@@ -1,0 +1,307 @@
+"""Coherent L1 and L2 against the definition, step by step; what is left, and its storage."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import nn
+from torch.nn import functional as F
+
+from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor
+
+RATE = 0.3
+BASE = {
+    "solver": "sgd",
+    "momentum": 0.0,
+    "learning_rate_init": RATE,
+    "hidden_layer_sizes": (6, 4),
+    "activation": "tanh",
+    "batch_size": 15,
+    "max_iter": 6,
+    "shuffle": False,
+    "random_state": 1,
+    "alpha": 0.0,
+}
+
+
+def classifier(**parameters):
+    return MLPClassifier(**{**BASE, **parameters})
+
+
+# ------------------------------------------------------------------------- the definition
+
+
+def cosine(a, b):
+    a, b = (torch.cat([t.flatten() for t in tensors]) for tensors in (a, b))
+    return a @ b / (a.norm() * b.norm())
+
+
+def strongest(m, r, threshold):
+    """By bisection, the largest share of r in [0, 1] that keeps the coherence."""
+    low, high = 0.0, 1.0
+    if cosine(m, [a + b for a, b in zip(m, r)]) >= threshold:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        coherent = cosine(m, [a + middle * b for a, b in zip(m, r)]) >= threshold
+        low, high = (middle, high) if coherent else (low, middle)
+    return low
+
+
+class Gradients:
+    """Gradients of all steps so far, and their mean with weights 0.9 ** age."""
+
+    def __init__(self):
+        self.steps = []
+
+    def mean(self):
+        ages = 0.9 ** torch.arange(len(self.steps) - 1, -1, -1, dtype=torch.float64)
+        return [sum(a * g for a, g in zip(ages, gs)) / ages.sum() for gs in zip(*self.steps)]
+
+
+def plain_sgd(p, g, state, t, momentum=0.0, nesterov=False):
+    state["v"] = momentum * state.get("v", 0) + g
+    return RATE * (g + momentum * state["v"] if nesterov else state["v"])
+
+
+def plain_adam(p, g, state, t):
+    state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
+    state["v"] = 0.999 * state.get("v", 0) + 0.001 * g**2
+    rate = RATE * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    return rate * state["m"] / (state["v"].sqrt() + 1e-8)
+
+
+OPTIMIZERS = {
+    "sgd": ({}, plain_sgd),
+    "momentum": (
+        {"momentum": 0.9, "nesterovs_momentum": False},
+        lambda *args: plain_sgd(*args, momentum=0.9),
+    ),
+    "nesterov": ({"momentum": 0.9}, lambda *args: plain_sgd(*args, momentum=0.9, nesterov=True)),
+    "adam": ({"solver": "adam"}, plain_adam),
+}
+
+
+def regular_gradient(ws, alpha, l1):
+    return [alpha * w + l1 * w.sign() for w in ws]
+
+
+def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, epochs, step=plain_sgd):
+    """The definition, one plain step after the other.
+
+    Returns each step's coherence, and the share with which the regulariser acted.
+    """
+    parameters = list(module.parameters())
+    heavy = [i for i, p in enumerate(parameters) if p.ndim > 1]
+    states, past = [{} for _ in parameters], Gradients()
+    found, free = [], None
+
+    def gradient(Xb, yb):
+        return torch.autograd.grad(F.cross_entropy(module(Xb), yb), parameters)
+
+    for _ in range(epochs):
+        for first in range(0, len(X), BASE["batch_size"]):
+            Xb, yb = (a[first : first + BASE["batch_size"]] for a in (X, y))
+            n, half = len(Xb), len(Xb) // 2
+            g = gradient(Xb, yb)
+            ws, gw = ([some[i] for i in heavy] for some in (parameters, g))
+            r = regular_gradient([w.detach() for w in ws], alpha / n, l1 / n)
+            if measure == "trend":
+                past.steps.append(gw)
+                if len(past.steps) % 4 == 1:
+                    mean = past.mean()
+                    c = cosine(mean, [a + b for a, b in zip(mean, r)])
+                    share = strongest(mean, r, threshold)
+                    free = [(w != 0) | (m.abs() > share * l1 / n) for w, m in zip(ws, mean)]
+            else:
+                parts = gw, [a + b for a, b in zip(gw, r)]
+                if measure == "batch":
+                    halves = gradient(Xb[:half], yb[:half]), gradient(Xb[half:], yb[half:])
+                    parts = [[part[i] for i in heavy] for part in halves]
+                c = cosine(*parts)
+                share = float(c >= threshold)
+            found.append((float(c), share))
+            with torch.no_grad():
+                for i, (p, gp) in enumerate(zip(parameters, g)):
+                    gp = gp + share * alpha / n * p if i in heavy else gp
+                    p -= step(p, gp, states[i], len(found))
+                for i, w in enumerate(ws):
+                    w.copy_(w.sign() * (w.abs() - RATE * share * l1 / n).clamp(min=0))
+                    if free is not None:
+                        w.mul_(free[i])
+    return np.reshape(found, (epochs, -1, 2))
+
+
+def assert_same_fit(module, history, plain_module, found):
+    """Parameters, exact zeros and the two columns of the history."""
+    for a, b in zip(module.parameters(), plain_module.parameters()):
+        np.testing.assert_allclose(a.detach(), b.detach(), rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(a.detach() == 0, b.detach() == 0)
+    columns = history[:, ("coherence", "regularized")]
+    np.testing.assert_allclose(columns, found.mean(1), rtol=0, atol=1e-9)
+
+
+CASES = [
+    ("total", 0.97, 1.0, 0.0),
+    ("total", 0.97, 0.0, 0.3),
+    ("total", 0.95, 0.5, 0.2),
+    ("batch", 0.1, 1.0, 0.0),
+    ("batch", 0.1, 0.0, 0.3),
+    ("batch", 0.1, 0.5, 0.2),
+    ("trend", 0.97, 1.0, 0.0),
+    ("trend", 0.9, 0.0, 1.0),
+    ("trend", 0.2, 0.0, 4.0),
+    ("trend", 0.8, 2.0, 0.5),
+    ("trend", 0.2, 20.0, 0.0),
+]
+
+
+def fit_both(blobs, optimizer, measure, threshold, alpha, l1):
+    """A coherent fit, and the same by the definition."""
+    options, step = OPTIMIZERS[optimizer]
+    options = options | {"coherence": measure, "coherence_threshold": threshold}
+    before = classifier(**options).set_params(learning_rate_init=1e-300, max_iter=1).fit(*blobs)
+    clf = classifier(alpha=alpha, l1=l1, **options).fit(*blobs)
+    found = coherent_descent(
+        before.module_,
+        *map(torch.tensor, blobs),
+        alpha=alpha,
+        l1=l1,
+        threshold=threshold,
+        measure=measure,
+        epochs=BASE["max_iter"],
+        step=step,
+    )
+    return clf, before.module_, found
+
+
+@pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
+def test_coherent_steps(blobs, measure, threshold, alpha, l1):
+    clf, module, found = fit_both(blobs, "sgd", measure, threshold, alpha, l1)
+    assert 0 < found[..., 1].mean() < 1  # the case must show both
+    assert_same_fit(clf.module_, clf.history_, module, found)
+    assert clf.compression_ratio_ > 1 or l1 < 1
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])
+@pytest.mark.parametrize(
+    ("measure", "threshold", "alpha", "l1"),
+    [("total", 0.95, 0.5, 0.2), ("batch", 0.1, 0.5, 0.2), ("trend", 0.3, 0.5, 2.0)],
+)
+def test_coherent_steps_of_other_optimizers(blobs, optimizer, measure, threshold, alpha, l1):
+    clf, module, found = fit_both(blobs, optimizer, measure, threshold, alpha, l1)
+    assert 0 < found[..., 1].mean() < 1
+    assert_same_fit(clf.module_, clf.history_, module, found)
+
+
+def conv_net():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)
+    return nn.Sequential(nn.Unflatten(1, (1, 3, 3)), *layers).double()
+
+
+@pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
+def test_coherent_steps_of_a_convolutional_net(measure, threshold, alpha, l1):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 40)
+    X = rng.normal(size=(40, 9)) + y[:, None]
+    net = MGSNeuralNetClassifier(
+        conv_net,
+        criterion=nn.CrossEntropyLoss,
+        lr=RATE,
+        max_epochs=6,
+        batch_size=BASE["batch_size"],
+        train_split=None,
+        verbose=0,
+        alpha=alpha,
+        l1=l1,
+        coherence=measure,
+        coherence_threshold=threshold,
+    ).fit(X, y)
+    plain = conv_net()
+    options = {"alpha": alpha, "l1": l1, "threshold": threshold, "measure": measure}
+    found = coherent_descent(plain, torch.tensor(X), torch.tensor(y), epochs=6, **options)
+    assert_same_fit(net.module_, net.history, plain, found)
+
+
+@pytest.mark.parametrize("measure", ["total", "batch", "trend"])
+def test_a_gate_that_is_always_open_changes_nothing(blobs, measure):
+    l1 = 0.0 if measure == "trend" else 1.0  # the trend also holds zeros
+    strong = {"alpha": 3.0, "l1": l1, "max_iter": 5, "batch_size": 10}
+    gated = classifier(coherence=measure, coherence_threshold=-1, **strong).fit(*blobs)
+    plain = classifier(**strong).fit(*blobs)
+    for a, b in zip(gated.module_.parameters(), plain.module_.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert set(gated.history_[:, "regularized"]) == {1.0}
+    assert "regularized" not in plain.history_[0]
+
+
+def test_partial_fit_goes_on_with_the_trend(blobs):
+    options = {"coherence_threshold": 0.3, "l1": 2.0}
+    whole = classifier(**options).fit(*blobs)
+    parts = classifier(**options)
+    for _ in range(BASE["max_iter"]):
+        parts.partial_fit(*blobs, classes=[0, 1, 2])
+    for a, b in zip(whole.coefs_, parts.coefs_):
+        np.testing.assert_array_equal(a, b)
+
+
+# ------------------------------------------------------------------------- compression
+
+
+def compressed(blobs, cls=MLPClassifier, **parameters):
+    """A network most of whose weights are zero."""
+    X = np.hstack([blobs[0], np.random.default_rng(0).normal(size=(40, 200))]).astype("float32")
+    options = {**BASE, "hidden_layer_sizes": (100,), "l1": 4.0, "max_iter": 20, **parameters}
+    return cls(**options).fit(X, blobs[1]), X
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_sparsify_makes_pickles_small(blobs, cls, solver):
+    rate = {"learning_rate_init": 0.01} if solver == "adam" else {"momentum": 0.9}
+    est, X = compressed(blobs, cls, solver=solver, l1=40.0, **rate)
+    assert est.compression_ratio_ > 5
+    dense, before = len(pickle.dumps(est)), est.predict(X)
+    coefs = [c.copy() for c in est.coefs_]
+    assert est.sparsify() is est
+    stored = pickle.dumps(est)
+    assert len(stored) < dense / 5
+    loaded = pickle.loads(stored)
+    for fitted in (est, loaded):
+        np.testing.assert_array_equal(fitted.predict(X), before)
+        for a, b in zip(fitted.coefs_, coefs):
+            np.testing.assert_array_equal(a, b)
+            assert type(a) is np.ndarray
+    assert loaded.compression_ratio_ == est.compression_ratio_
+    assert len(pickle.dumps(loaded)) == pytest.approx(len(stored), rel=0.01)
+
+
+def test_sparsified_weights_are_scipys_sparse_rows(blobs):
+    clf, _ = compressed(blobs)
+    state = clf.sparsify().net_.__getstate__()
+    first, last = state["weights"]
+    assert isinstance(first, sparse.csr_array)
+    assert first.nnz == np.count_nonzero(clf.coefs_[0])
+    assert first.toarray().tolist() == clf.coefs_[0].T.tolist()
+    dense, _ = compressed(blobs, l1=0.0)
+    assert all(type(w) is np.ndarray for w in dense.sparsify().net_.__getstate__()["weights"])
+    assert last.shape == (3, 100)
+
+
+def test_sparsified_networks_can_be_trained_on(blobs):
+    clf, X = compressed(blobs, warm_start=True)
+    loaded = pickle.loads(pickle.dumps(clf.sparsify()))
+    for est in (clf, loaded):
+        est.fit(X, blobs[1])
+    for a, b in zip(clf.coefs_, loaded.coefs_):
+        np.testing.assert_array_equal(a, b)
+    assert len(pickle.dumps(clf)) > 2 * len(pickle.dumps(clf.sparsify()))
+
+
+def test_only_fitted_estimators_have_sparsify():
+    assert not hasattr(MLPClassifier(), "sparsify")
+    with pytest.raises(AttributeError, match="sparsify"):
+        MLPRegressor().sparsify()
