@@ -200,6 +200,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         objective.gradient_strength = self.gradient_strength
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
+        net.compile = self.compile
         gate = make_gate(self.coherence_threshold, self.coherence, net.regularizer.coherence)
         net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1, gate)
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):

@@ -128,6 +128,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps", ….
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the network; "auto" follows `X`: float32 stays, everything else is float64.
+    compile : bool, default=False
+        Whether `torch.compile` compiles the training step of "adam" and "sgd", penalties
+        included, before its first use: half a minute or more, which a long fit may earn back.
+        The results are those without it, but for rounding.
     callbacks : list of skorch callbacks, default=None
         Copies of them watch the training; see ``net_.callbacks_`` afterwards.
 
@@ -247,6 +251,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         class_weight=None,
         device="auto",
         dtype="auto",
+        compile=False,
         callbacks=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -289,6 +294,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.class_weight = class_weight
         self.device = device
         self.dtype = dtype
+        self.compile = compile
         self.callbacks = callbacks
 
     # ------------------------------------------------------------------ fitting

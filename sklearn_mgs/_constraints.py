@@ -58,6 +58,7 @@ CONSTRAINTS: dict = {
     "class_weight": [None, dict, list, StrOptions({"balanced"})],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64"})],
+    "compile": ["boolean"],
     "callbacks": [None, list, tuple],
 }
 """Constraints by parameter name, in scikit-learn's own form."""

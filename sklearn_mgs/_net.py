@@ -14,9 +14,11 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import nn
 
 from sklearn_mgs._closed_form import ClosedForm
+from sklearn_mgs._compiled import CompiledPasses
 from sklearn_mgs._data import Batch
-from sklearn_mgs._objective import INVERSE_LINKS
+from sklearn_mgs._objective import INVERSE_LINKS, Terms
 from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer, regularized_weights
+from sklearn_mgs._out_of_memory import with_remedy
 
 __all__ = ["MLPNet"]
 
@@ -48,6 +50,7 @@ class MLPNet(NeuralNet):
         link = INVERSE_LINKS[criterion.loss]
         super().__init__(module, criterion, predict_nonlinearity=link, **kwargs)
         self.regularizer = WeightRegularizer(module)
+        self.compiled_ = None
         self.after_epoch_ = None
         self.sparse = False
 
@@ -65,6 +68,10 @@ class MLPNet(NeuralNet):
         """Take the objective as it is."""
         self.criterion_ = self.criterion
         return self
+
+    def torch_compile(self, module, name):
+        """Leave the module as it is: with `compile` the whole step is compiled."""
+        return module
 
     def initialize_optimizer(self, *args, **kwargs):
         """Leave it to `start`: a fit makes a new one, `partial_fit` goes on with the old."""
@@ -132,11 +139,31 @@ class MLPNet(NeuralNet):
 
     def _backward(self, batch: Batch):
         """Terms of the objective; its gradient is left in the parameters."""
+        if self.compile:
+            return Terms(*self.compiled_(batch.X, batch.y, batch.sample_weight))
+        return self._uncompiled(batch)
+
+    def _uncompiled(self, batch: Batch):
         if self.closed_form_ is not None:
             return self.closed_form_.backward(batch)
         terms = self.criterion_(self.module_, batch)
         terms.total.backward()
         return terms
+
+    def _prepare_passes(self) -> None:
+        """Choose between the closed form and autograd, and compile anew what has changed."""
+        criterion, module = self.criterion_, self.module_
+        covered = ClosedForm.covers(criterion, module)
+        self.closed_form_ = ClosedForm(criterion, module) if covered else None
+        settings = (copy.copy(criterion), covered)
+        if self.compile and (self.compiled_ is None or self.compiled_.settings != settings):
+            self.compiled_ = CompiledPasses(self._recorded, module, settings)
+
+    def _recorded(self, X, y, sample_weight):
+        """What is compiled: tensors alone; the weight's sum has no part in the passes."""
+        terms = self._uncompiled(Batch(X, y, sample_weight, len(X), float("nan")))
+        tensors = (terms.data_loss, terms.total, terms.mgs_penalty, terms.outputs)
+        return tuple(t if t is None else t.detach() for t in tensors)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Train on every mini-batch; read the accumulated losses once, at the end."""
@@ -145,16 +172,19 @@ class MLPNet(NeuralNet):
         self._set_training(True)
         listeners = self._listeners("on_batch_begin", "on_batch_end")
         self.grad_listeners_ = self._listeners("on_grad_computed")
-        self.closed_form_ = None
-        if ClosedForm.covers(self.criterion_, self.module_):
-            self.closed_form_ = ClosedForm(self.criterion_, self.module_)
-        sums = _EpochSums()
+        self._prepare_passes()
+        objective, sums = self.criterion_, _EpochSums()
         for batch in iterator:
             if batch.weight_sum == 0:  # nothing to learn from, and nothing to average over
                 continue
             if listeners:
                 self.notify("on_batch_begin", batch=(batch.X, batch.y), training=True)
-            step = step_fn(batch, **fit_params)
+            try:
+                step = step_fn(batch, **fit_params)
+            except torch.cuda.OutOfMemoryError as error:
+                penalty = objective.penalty if objective.mgs_strength else None
+                size = objective.mgs_batch_size
+                raise with_remedy(error, batch.n_samples, penalty, size) from error
             sums.add(batch, step, self.regularizer.alpha)
             if listeners:
                 self._tell_batch_end(batch, step)
@@ -204,7 +234,7 @@ class MLPNet(NeuralNet):
 
     def __getstate__(self):
         """Serialise through torch, which can bring tensors to another device when loading."""
-        attributes, weights = {**self.__dict__, "after_epoch_": None}, None
+        attributes, weights = {**self.__dict__, "after_epoch_": None, "compiled_": None}, None
         if self.sparse:
             originals = regularized_weights(self.module_)
             weights = [_smaller(w.detach().cpu().numpy()) for w in originals]

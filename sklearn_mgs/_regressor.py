@@ -125,6 +125,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps", ….
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the network; "auto" follows `X`: float32 stays, everything else is float64.
+    compile : bool, default=False
+        Whether `torch.compile` compiles the training step of "adam" and "sgd", penalties
+        included, before its first use: half a minute or more, which a long fit may earn back.
+        The results are those without it, but for rounding.
     callbacks : list of skorch callbacks, default=None
         Copies of them watch the training; see ``net_.callbacks_`` afterwards.
 
@@ -245,6 +249,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         coherence="trend",
         device="auto",
         dtype="auto",
+        compile=False,
         callbacks=None,
     ):
         self.loss = loss
@@ -286,6 +291,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.coherence = coherence
         self.device = device
         self.dtype = dtype
+        self.compile = compile
         self.callbacks = callbacks
 
     # ------------------------------------------------------------------ fitting

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import PassthroughScoring
 from skorch.dataset import get_len, unpack_data
 from skorch.utils import to_tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import Subset
 
 from sklearn_mgs._coherence import COHERENCES, make_gate
+from sklearn_mgs._compiled import CompiledPasses
 from sklearn_mgs._optimizer import WeightRegularizer
+from sklearn_mgs._out_of_memory import with_remedy
 from sklearn_mgs.penalty import MGSPenalty
 
 __all__ = ["MGSNeuralNetClassifier", "MGSNeuralNetRegressor"]
@@ -26,8 +31,10 @@ class _MGSNet:
     """The penalty at skorch's two seams: `infer` records the layers, `get_loss` adds the term.
 
     Only these two, so that whatever overrides the step itself (`AccelerateMixin`, a closure of
-    an optimizer) keeps working.
+    an optimizer) keeps working. L2 waits for the gradients, wherever they come from.
     """
+
+    cuda_dependent_attributes_: ClassVar = ["penalty_", "regularizer_"]
 
     def __init__(
         self,
@@ -59,19 +66,15 @@ class _MGSNet:
 
     # ------------------------------------------------------------ life of the penalty
 
-    def initialize(self):
-        """Initialise everything anew; the penalty is measured when training begins."""
+    def check_training_readiness(self):
+        """Check the parameters; `AccelerateMixin` has an `initialize` of its own, without ours."""
+        super().check_training_readiness()
         self._check_mgs_params()
-        self.penalty_, self.tape_, self.regularizer_ = None, None, None
-        return super().initialize()
 
-    @property
-    def _default_callbacks(self):
-        callbacks = super()._default_callbacks
-        if not self.mgs_strength:
-            return callbacks
-        score = ("mgs_penalty", PassthroughScoring(name="mgs_penalty", on_train=True))
-        return [*callbacks[:-1], score, callbacks[-1]]  # the last one prints
+    def _initialize_module(self, reason=None):
+        """Forget the penalty: a new module gets a new one, when training begins."""
+        self.penalty_, self.tape_, self.regularizer_, self.compiled_ = None, None, None, None
+        return super()._initialize_module(reason)
 
     def _check_mgs_params(self):
         for name in ("mgs_strength", "alpha", "l1"):
@@ -90,6 +93,13 @@ class _MGSNet:
                 f"mgs_batch_size must be None or at least {least} for "
                 f"mgs_metric={self.mgs_metric!r}, got {size!r}."
             )
+        halves = self.coherence_threshold is not None and self.coherence == "batch"
+        if hasattr(self, "accelerator") and (self.compile or halves):
+            raise ValueError(
+                "compile=True and coherence='batch' run the passes of a step themselves, and so "
+                f"does AccelerateMixin; got compile={self.compile}, coherence={self.coherence!r}. "
+                "Set compile=False and coherence='trend' or 'total'."
+            )
         self._new_penalty("all")  # raises for an unknown metric, layers or centring
 
     def _new_penalty(self, outputs):
@@ -102,13 +112,27 @@ class _MGSNet:
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Measure m(K_init) before the first training epoch; then as skorch does."""
-        if training and self.mgs_strength and self.penalty_ is None:
+        if not training:
+            return super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+        if self.mgs_strength and not self._is_calibrated():
             self.penalty_ = self._calibrate(iterator.dataset)
-        if training:
-            self.regularizer_ = self._make_regularizer()
+        self.regularizer_ = self._make_regularizer()
+        self._prepare_passes()
+        self.value_, self.values_, self.sizes_ = None, [], []
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
-        if training:
-            self.regularizer_.end_epoch(self.history)
+        self.regularizer_.end_epoch(self.history)
+        if self.values_:  # read once an epoch: a step doesn't wait for the device
+            values = torch.stack(self.values_).double().cpu().numpy()
+            self.history.record("mgs_penalty", float(np.average(values, weights=self.sizes_)))
+
+    def _is_calibrated(self):
+        """Whether there is a penalty, and the parameters still ask for that one."""
+        have = self.penalty_
+        return have is not None and (
+            (have.metric, have.layers, have.centered)
+            == (self.mgs_metric, self.mgs_layers, self.mgs_centered)
+            and self.mgs_outputs in ("auto", have.outputs)
+        )
 
     def _calibrate(self, dataset):
         """Penalty in units of its value now, on samples spread evenly over the data set."""
@@ -163,7 +187,7 @@ class _MGSNet:
                 output = self.module_(part)
             y = y[: self.mgs_batch_size]
         mgs = self.mgs_strength * self.penalty_(tape, _first(output), self._mgs_targets(y))
-        self.history.record_batch("mgs_penalty", mgs.item())
+        self.value_ = mgs.detach()
         return loss + mgs
 
     # ------------------------------------------------------------------ L1, L2, coherence
@@ -174,36 +198,84 @@ class _MGSNet:
         return WeightRegularizer(self.module_, self.alpha, self.l1, gate)
 
     def train_step_single(self, batch, **fit_params):
-        """Forward and backward pass; L2's gradient comes on top."""
+        """Forward and backward pass; for coherence between halves, one half after the other."""
         X, y = unpack_data(batch)
-        n = get_len(X)
-        gate = self.regularizer_.coherence
-        if gate is not None and gate.measure == "batch" and n > 1:
-            half = n // 2
-            parts = [(X[:half], y[:half]), (X[half:], y[half:])]
-            steps = gate.two_passes(
-                [p for p in self.module_.parameters() if p.requires_grad],
-                [
-                    lambda p=p: super(_MGSNet, self).train_step_single(p, **fit_params)
-                    for p in parts
-                ],
-                [half / n, 1 - half / n],
-            )
-            step = {
-                "loss": steps[0]["loss"] * half / n + steps[1]["loss"] * (1 - half / n),
-                "y_pred": torch.cat([s["y_pred"] for s in steps]),
-            }
-        else:
-            step = super().train_step_single(batch, **fit_params)
-        self.regularizer_.before_step(n)
-        return step
+        gate, n = self.regularizer_.coherence, get_len(X)
+        if gate is None or gate.measure != "batch" or n < 2:
+            return self._passes(X, y, **fit_params)
+        halves, shares = (slice(0, n // 2), slice(n // 2, None)), (n // 2 / n, 1 - n // 2 / n)
+        values = []
+
+        def run(part):
+            step = self._passes(X[part], y[part], **fit_params)
+            values.append(self.value_)
+            return step
+
+        parameters = [p for p in self.module_.parameters() if p.requires_grad]
+        steps = gate.two_passes(parameters, [partial(run, part) for part in halves], shares)
+        if self.mgs_strength:
+            self.value_ = shares[0] * values[0] + shares[1] * values[1]
+        return {
+            "loss": shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"],
+            "y_pred": torch.cat([step["y_pred"] for step in steps]),
+        }
+
+    def on_grad_computed(self, net, named_parameters, batch=None, training=False, **kwargs):
+        """Add L2's gradient, wherever the passes were run."""
+        super().on_grad_computed(net, named_parameters, batch=batch, training=training, **kwargs)
+        self.regularizer_.before_step(get_len(unpack_data(batch)[0]))
 
     def train_step(self, batch, **fit_params):
         """One step of the optimizer; L1's proximal step follows."""
-        step = super().train_step(batch, **fit_params)
-        learning_rate = self.optimizer_.param_groups[0]["lr"]
-        self.regularizer_.after_step(learning_rate, get_len(unpack_data(batch)[0]))
+        n = get_len(unpack_data(batch)[0])
+        try:
+            step = super().train_step(batch, **fit_params)
+        except torch.cuda.OutOfMemoryError as error:
+            raise with_remedy(error, n, self.penalty_, self.mgs_batch_size) from error
+        self.regularizer_.after_step(self.optimizer_.param_groups[0]["lr"], n)
+        if self.mgs_strength:
+            self.values_.append(self.value_)
+            self.sizes_.append(n)
         return step
+
+    # -------------------------------------------------------------------- compilation
+
+    def torch_compile(self, module, name):
+        """Leave the module as it is: with `compile` the whole training step is compiled."""
+        return module
+
+    def _passes(self, X, y, **fit_params):
+        """Forward and backward pass of samples, by skorch or as they were compiled."""
+        if not self.compile:
+            return super().train_step_single((X, y), **fit_params)
+        if fit_params:
+            raise ValueError(f"compile=True takes no fit parameters; got {sorted(fit_params)}.")
+        self._set_training(True)
+        X, y = (to_tensor(part, device=self.device) for part in (X, y))
+        loss, y_pred, self.value_ = self.compiled_(X, y)
+        return {"loss": loss, "y_pred": y_pred}
+
+    def _prepare_passes(self):
+        """Compile anew what has changed since the last epoch."""
+        names = [*self._modules, *self._criteria]
+        modules = {name: getattr(self, f"{name}_") for name in names}
+        settings = (self.mgs_strength, self.mgs_batch_size, self.penalty_, modules)
+        if self.compile and (self.compiled_ is None or self.compiled_.settings != settings):
+            parts = nn.ModuleList(m for m in modules.values() if isinstance(m, nn.Module))
+            options = self.get_params_for("compile")
+            self.compiled_ = CompiledPasses(self._recorded, parts, settings, options)
+
+    def _recorded(self, X, y):
+        """What is compiled: skorch's own passes."""
+        self.value_ = None
+        step = super().train_step_single((X, y))
+        loss, y_pred = tree_map(Tensor.detach, (step["loss"], step["y_pred"]))
+        return loss, y_pred, self.value_
+
+    def __getstate__(self):
+        # What a step leaves behind; the values may live on a device that the reader has not.
+        passing = {"compiled_": None, "tape_": None, "value_": None, "values_": []}
+        return {**super().__getstate__(), **passing}
 
 
 def _first(output):

@@ -1,0 +1,159 @@
+"""compile=True: the recorded and compiled step is the step."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+
+from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _compiled
+from tests.cases import Recurrent
+
+SMALL = {"hidden_layer_sizes": (8, 6), "max_iter": 3, "batch_size": 16, "random_state": 0}
+STEPS = [
+    {"mgs_strength": 0.1, "mgs_metric": "det", "mgs_centered": "class"},
+    {"mgs_strength": 0.1, "mgs_outputs": "all", "dropout": 0.2, "input_noise": 0.1},
+    {"mgs_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "l1": 0.1},
+    {"jacobian_strength": 0.1, "gradient_strength": 0.1, "activation": "tanh"},
+]
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Run what is recorded as it is: compilers take half a minute."""
+    monkeypatch.setattr(_compiled, "OPTIONS", {"backend": "eager"})
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.module_.parameters()])
+
+
+@pytest.mark.parametrize("parameters", STEPS, ids=str)
+def test_estimators_follow_the_uncompiled_ones(blobs, recorded, parameters):
+    X, y = blobs
+    w = np.linspace(0.5, 2, len(X))
+    want, got = (
+        MLPClassifier(**SMALL, **parameters, compile=compile).fit(X, y, w)
+        for compile in (False, True)
+    )
+    torch.testing.assert_close(weights(got), weights(want), rtol=1e-10, atol=1e-10)
+    assert got.history_[-1, "train_loss"] == pytest.approx(want.history_[-1, "train_loss"])
+    assert len(got.net_.compiled_._functions) == 2  # the last mini-batch is smaller
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own
+def test_the_compiler_itself(line):
+    """One small step through inductor."""
+    X, y = line
+    parameters = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0, "mgs_strength": 1}
+    want, got = (MLPRegressor(**parameters, compile=c).fit(X, y) for c in (False, True))
+    torch.testing.assert_close(weights(got), weights(want), rtol=1e-10, atol=1e-10)
+
+
+def test_clone_pickle_and_names_of_parameters(blobs, recorded):
+    clf = MLPClassifier(**SMALL, compile=True).fit(*blobs)
+    assert clone(clf).compile is True
+    plain = MLPClassifier(**SMALL).fit(*blobs)
+    assert list(clf.module_.state_dict()) == list(plain.module_.state_dict())
+    again = pickle.loads(pickle.dumps(clf))
+    assert again.net_.compiled_ is None
+    for fit in (again, clf, plain):
+        fit.partial_fit(*blobs)
+    torch.testing.assert_close(weights(again), weights(plain), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(weights(clf), weights(plain), rtol=1e-10, atol=1e-10)
+
+
+def test_warm_start_with_another_strength_is_compiled_anew(blobs, recorded):
+    fits = []
+    for compile in (False, True):
+        clf = MLPClassifier(**SMALL, warm_start=True, compile=compile, mgs_strength=0.1)
+        fits.append(clf.fit(*blobs).set_params(mgs_strength=1.0).fit(*blobs))
+    torch.testing.assert_close(*map(weights, fits), rtol=1e-10, atol=1e-10)
+
+
+class WithStatistics(nn.Module):
+    """Batch normalisation, whose buffers a step changes, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(15, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 3)
+        )
+
+    def forward(self, X):
+        return self.layers(X.flatten(1))
+
+
+MODULES = {
+    "convolution": (
+        lambda: nn.Sequential(
+            nn.Conv1d(5, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
+        ),
+        {"mgs_strength": 0.3, "mgs_metric": "det"},
+    ),
+    "lstm": (lambda: Recurrent(nn.LSTM), {"mgs_strength": 0.3}),
+    "statistics": (WithStatistics, {"alpha": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_skorch_nets_follow_the_uncompiled_ones(name, recorded):
+    make, parameters = MODULES[name]
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 5, 3)).astype("float32"), rng.integers(0, 2, 20)
+    X = X[:, :2] if name == "lstm" else X
+    nets = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        net = MGSNeuralNetClassifier(
+            make(),
+            criterion=nn.CrossEntropyLoss,
+            criterion__weight=torch.tensor([1.0, 2.0] if name == "lstm" else [1.0, 2.0, 1.0]),
+            compile=compile,
+            max_epochs=2,
+            lr=0.1,
+            batch_size=20,
+            verbose=0,
+            train_split=None,
+            **parameters,
+        )
+        nets.append(net.fit(X, y))
+    want, got = nets
+    for (key, a), b in zip(want.module_.state_dict().items(), got.module_.state_dict().values()):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6, msg=key)
+    assert list(got.module_.state_dict()) == list(want.module_.state_dict())
+    for column in ("train_loss", "mgs_penalty")[: 2 if "mgs_strength" in parameters else 1]:
+        assert got.history[-1, column] == pytest.approx(want.history[-1, column], rel=1e-5)
+    assert pickle.loads(pickle.dumps(got)).predict(X).shape == (20,)
+
+
+def test_what_cannot_be_compiled_says_so(blobs, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(_compiled, "OPTIONS", {"backend": broken})
+    clf = MLPClassifier(**SMALL, compile=True, warm_start=True)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=r"(?s)compile=False.*g\+\+"):
+        clf.fit(*blobs)
+    assert clf.t_ == 0  # before any step
+
+
+def test_a_module_that_looks_at_values_is_refused():
+    class Looks(nn.Linear):
+        def forward(self, X):
+            return super().forward(X) if X.sum() > 0 else super().forward(-X)
+
+    net = MGSNeuralNetClassifier(
+        Looks(3, 2), criterion=nn.CrossEntropyLoss, compile=True, verbose=0, train_split=None
+    )
+    with pytest.raises(ValueError, match="can't compile the training step"):
+        net.fit(torch.ones(4, 3), torch.tensor([0, 1, 0, 1]))
+
+
+def test_fit_parameters_are_refused(recorded):
+    net = MGSNeuralNetClassifier(nn.Linear(3, 2), compile=True, verbose=0, train_split=None)
+    with pytest.raises(ValueError, match=r"takes no fit parameters; got \['mask'\]"):
+        net.fit(torch.ones(4, 3), torch.tensor([0, 1, 0, 1]), mask=1)
