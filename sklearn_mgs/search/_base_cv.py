@@ -89,8 +89,8 @@ class BaseMLPCV:
 
     def _lone_estimator(self):
         """The estimator that one candidate is, with the first strength that it might have."""
-        names = self._estimator_class._get_param_names()
-        params = {name: getattr(self, name) for name in names if name != "mgs_strength"}
+        names = set(self._estimator_class._get_param_names()) & set(self._get_param_names())
+        params = {name: getattr(self, name) for name in names}
         return self._estimator_class(**{**params, "verbose": False})
 
     @staticmethod

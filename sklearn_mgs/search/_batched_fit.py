@@ -16,9 +16,12 @@ from sklearn_mgs.search._batched_net import BatchedMLP
 from sklearn_mgs.search._batched_objective import BatchedObjective, BatchedPenalty, Terms
 from sklearn_mgs.search._batched_optim import BatchedAdam, BatchedRegularizer, BatchedSGD
 from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
+from sklearn_mgs.search._flat import Flat
 from sklearn_mgs.search._fold import Model
 
 __all__ = ["BatchedFit"]
+
+DOUBLE = {"dtype": torch.float64}
 
 
 class BatchedFit:
@@ -60,7 +63,7 @@ class BatchedFit:
         parts = [m.fold.initial() for m in self.models]
         weights, biases = ([torch.stack(p) for p in zip(*part)] for part in zip(*parts))
         self.net = BatchedMLP(weights, biases, est.activation, est.dropout)
-        self.best = [p.clone() for p in self.net.parameters] if est.early_stopping else None
+        self.best = Flat(self.net.parameters.parts) if est.early_stopping else None
         self.objective = self._make_objective()
         self.step_size = self._make_optimizer()
         gate = None
@@ -120,12 +123,12 @@ class BatchedFit:
         return torch.tensor(values, **self.like)[:, None, None]
 
     def _make_optimizer(self):
-        est, parameters = self.estimator, self.net.parameters
+        est, net = self.estimator, self.net
         if est.solver == "adam":
             betas = (est.beta_1, est.beta_2)
-            return BatchedAdam(parameters, est.learning_rate_init, betas, est.epsilon)
+            return BatchedAdam(net, est.learning_rate_init, betas, est.epsilon)
         nesterov = est.nesterovs_momentum and est.momentum > 0
-        return BatchedSGD(parameters, est.learning_rate_init, est.momentum, nesterov)
+        return BatchedSGD(net, est.learning_rate_init, est.momentum, nesterov)
 
     # ----------------------------------------------------------------- training
 
@@ -152,59 +155,58 @@ class BatchedFit:
             if on_epoch is not None:
                 on_epoch(trained)
         for row, model in enumerate(self.active):
-            model.parameters = self._parameters_of(row, self._result)
+            model.parameters = self._result.row(row)
         self.torch_state = generator.get_state()
         for model in self.models:
             model.fit_time += (time.perf_counter() - began) / len(self.models)
 
+    @torch.no_grad()
     def _train_epoch(self, generator) -> dict[str, np.ndarray]:
         """Take a step per mini-batch; return the epoch's means, each of shape (M,)."""
         sums: dict[str, list[Tensor]] = {"train_loss": [], "l2": [], "mgs_penalty": []}
+        sizes: list[int] = []
         for batch in self.batches:
             if batch is not None:
                 self._step(batch, sums, generator)
+                sizes.append(batch.n_samples)
         self.epoch += 1
-        zero = torch.zeros(len(self.active), dtype=torch.float64, device=self.like["device"])
-        means = [
-            torch.stack(v).double().sum(0) / len(self.batches.samples) if v else zero
-            for v in sums.values()
-        ]
-        finite = sum(p.detach().sum((1, 2)) for p in self.net.parameters)
+        share = torch.tensor(sizes, **DOUBLE).to(self.like["device"]) / len(self.batches.samples)
+        zero = torch.zeros(len(self.active), device=share.device, **DOUBLE)
+        means = [share @ torch.stack(v).double() if v else zero for v in sums.values()]
+        finite = sum(p.sum((1, 2)) for p in self.net.parameters.parts)
         rows = torch.stack([*means, finite.double()]).cpu().numpy()
         return dict(zip([*sums, "parameters"], rows))
 
     def _step(self, batch: BatchedBatch, sums: dict, generator) -> None:
         net, regularizer = self.net, self.regularizer
-        n, n_samples = batch.weight_sum, batch.n_samples
+        n = batch.weight_sum
         n = n[:, None, None] if isinstance(n, Tensor) else n
-        norm = regularizer.half_squared_norm(net.weights)
-        terms, gradients, coherence = self._gradients(batch, generator)
-        regularizer.before_step(net.weights, gradients[: len(net.weights)], n, coherence)
-        self.step_size.step(net.parameters, gradients)
+        l2 = regularizer.loss(net.weights, n)
+        terms, coherence = self._gradients(batch, generator)
+        regularizer.before_step(net.weights, net.gradients.parts[: len(net.weights)], n, coherence)
+        self.step_size.step(net)
         regularizer.after_step(net.weights, self.step_size.learning_rate, n)
-        sums["train_loss"].append(terms.data_loss * n_samples)
-        if norm is not None:
-            sums["l2"].append(norm * (regularizer.alpha / n * n_samples).flatten())
-        if terms.mgs_penalty is not None:
-            sums["mgs_penalty"].append(terms.mgs_penalty * n_samples)
+        for name, value in (("l2", l2), *zip(("train_loss", "mgs_penalty"), terms)):
+            if value is not None:
+                sums[name].append(value)
 
     def _gradients(self, batch: BatchedBatch, generator):
-        """Terms, gradients, and the coherence (M,) of the mini-batch's halves if it counts."""
-        gate = self.regularizer.gate
+        """Terms, and the coherence (M,) of the mini-batch's halves if it counts."""
+        gate, net = self.regularizer.gate, self.net
         if gate is None or gate.measure != "batch" or batch.n_samples < 2:
-            return *self._objective_gradients(batch, generator), None
+            return self._objective_gradients(batch, generator), None
         middle = batch.n_samples // 2
         rows = slice(0, middle), slice(middle, batch.n_samples)
         shares = [self._share(batch, part) for part in rows]
         terms, parts = [], []
         for part, share in zip(rows, shares):
-            t, gradients = self._objective_gradients(batch.part(part), generator)
+            t = self._objective_gradients(batch.part(part), generator)
             terms.append(Terms(*(None if v is None else v * share.flatten() for v in t)))
-            parts.append([g * share for g in gradients])
-        L = len(self.net.weights)
-        coherence = torch.func.vmap(cosine)(parts[0][:L], parts[1][:L])
-        both = Terms(*(None if a is None else a + b for a, b in zip(*terms)))
-        return both, [a + b for a, b in zip(*parts)], coherence
+            parts.append([g * share for g in net.gradients.parts])
+        coherence = torch.func.vmap(cosine)(*(part[: len(net.weights)] for part in parts))
+        for g, a, b in zip(net.gradients.parts, *parts):
+            torch.add(a, b, out=g)
+        return Terms(*(None if a is None else a + b for a, b in zip(*terms))), coherence
 
     def _share(self, batch: BatchedBatch, rows: slice) -> Tensor:
         """Share (M, 1, 1) of the mini-batch's weight that some of its samples have."""
@@ -213,7 +215,7 @@ class BatchedFit:
             weight = torch.ones(len(self.active), batch.n_samples, **self.like)
         return (weight[:, rows].sum(1) / weight.sum(1))[:, None, None]
 
-    def _objective_gradients(self, batch: BatchedBatch, generator):
+    def _objective_gradients(self, batch: BatchedBatch, generator) -> Terms:
         if covers(self.objective, self.net):
             return explicit_gradients(self.objective, self.net, batch, generator)
         return self.objective.gradients(self.net, batch, generator)
@@ -234,7 +236,7 @@ class BatchedFit:
             if model.after_epoch(float(losses[row]), score):
                 improved.append(row)
         if self.best is not None and improved:
-            for best, p in zip(self.best, self.net.parameters):
+            for best, p in zip(self.best.parts, self.net.parameters.parts):
                 best[improved] = p[improved]
         self._schedule_learning_rate()
         last = self.epoch >= est.max_iter
@@ -242,7 +244,7 @@ class BatchedFit:
 
     def _validation_score(self, row: int) -> float:
         model = self.active[row]
-        model.load(self._parameters_of(row, self.net.parameters))
+        model.load(self.net.parameters.row(row))
         return model.fold.estimator._score_validation(model.fold.validation)
 
     def _schedule_learning_rate(self) -> None:
@@ -263,25 +265,23 @@ class BatchedFit:
         sgd.set_learning_rate(rate)
 
     @property
-    def _result(self) -> list[Tensor]:
-        """The weights that a fit would end with now: the best, with early stopping."""
+    def _result(self) -> Flat:
+        """The parameters that a fit would end with now: the best, with early stopping."""
         return self.net.parameters if self.best is None else self.best
-
-    def _parameters_of(self, row: int, parameters: list[Tensor]) -> list[Tensor]:
-        return [p[row].detach().to("cpu", copy=True) for p in parameters]
 
     def leave(self, rows: list[int]) -> None:
         """Let the models in these rows go, with the weights they have come to."""
         if not rows:
             return
         for row in rows:
-            self.active[row].parameters = self._parameters_of(row, self._result)
+            self.active[row].parameters = self._result.row(row)
         stay = [row for row in range(len(self.active)) if row not in set(rows)]
         self.active = [self.active[row] for row in stay]
         keep = torch.tensor(stay, dtype=torch.int64, device=self.like["device"])
-        for part in (self.net, self.objective, self.step_size, self.regularizer):
-            part.keep(keep)
-        self.best = None if self.best is None else [b[keep] for b in self.best]
+        parts = (self.net, self.objective, self.step_size, self.regularizer, self.best)
+        for part in parts:
+            if part is not None:
+                part.keep(keep)
         if self.active:
             self.batches.samples = self._samples()
         else:

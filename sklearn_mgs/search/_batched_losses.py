@@ -16,7 +16,8 @@ __all__ = ["LOSSES", "target_matrix"]
 
 
 def _log_loss(f: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
-    log_p = f - f.logsumexp(-1, keepdim=True)  # log_softmax is slow where classes are few
+    # Along the last dimension log_softmax is slow where classes are few.
+    log_p = f.mT.contiguous().log_softmax(-2).mT.contiguous()
     return -(T * log_p).sum(-1), log_p.exp() - T
 
 

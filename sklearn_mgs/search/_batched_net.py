@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_mgs.search._flat import Flat
+
 __all__ = ["BatchedMLP", "Pass", "times"]
 
 
@@ -65,29 +67,40 @@ class BatchedMLP:
     Parameters
     ----------
     weights : list of Tensor of shape (M, in, out)
-        Weights of the linear layers.
+        Weights of the linear layers; copied.
     biases : list of Tensor of shape (M, 1, out)
-        Their biases.
+        Their biases; copied.
     activation : {"identity", "logistic", "tanh", "relu"}
         Hidden activation.
     dropout : float
         Probability that a hidden unit is dropped, of the same units in every model: as in lone
         fits with one seed.
+
+    Attributes
+    ----------
+    parameters, gradients : Flat
+        Weights, then biases; their gradients.
     """
 
     def __init__(self, weights, biases, activation: str, dropout: float):
-        self.weights, self.biases = weights, biases
         self.activation, self.dropout = activation, dropout
+        self.parameters = Flat([*weights, *biases])
+        self.gradients = self.parameters.zeros_like()
 
     @property
-    def parameters(self) -> list[Tensor]:
-        """Weights, then biases."""
-        return [*self.weights, *self.biases]
+    def weights(self) -> list[Tensor]:
+        """Of each layer, shape (M, in, out)."""
+        return self.parameters.parts[: len(self.parameters.parts) // 2]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """Of each layer, shape (M, 1, out)."""
+        return self.parameters.parts[len(self.parameters.parts) // 2 :]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
-        self.weights = [w[rows] for w in self.weights]
-        self.biases = [b[rows] for b in self.biases]
+        self.parameters.keep(rows)
+        self.gradients.keep(rows)
 
     def forward(self, X: Tensor, generator: torch.Generator) -> Pass:
         """Outputs for X (M, n, in), and what the gradients need."""

@@ -48,6 +48,11 @@ class BatchedPenalty:
     size: int | None
 
     @property
+    def twice_strength(self) -> Tensor:
+        """Of shape (M, 1, 1)."""
+        return (2 * self.strength)[:, None, None]
+
+    @property
     def is_plain_trace(self) -> bool:
         """Whether it is a weighted sum of squared norms."""
         return self.penalty.metric == "trace" and not self.penalty.centered
@@ -142,9 +147,10 @@ class BatchedObjective:
         V = directions(outputs, self.penalty.penalty.outputs, classes, generator)
         return V.unflatten(1, output.shape[:2]).movedim(0, 2)
 
-    def gradients(self, net: BatchedMLP, batch: BatchedBatch, generator):
-        """Terms of a step, and the gradients of ``net.parameters``, by autograd."""
-        parameters = [p.requires_grad_() for p in net.parameters]
+    @torch.enable_grad()
+    def gradients(self, net: BatchedMLP, batch: BatchedBatch, generator) -> Terms:
+        """Terms of a step; its gradients are written to ``net.gradients``, by autograd."""
+        parameters = [p.requires_grad_() for p in net.parameters.parts]
         X = self.inputs(batch, generator)
         tape = net.forward(X, generator)
         each, _ = LOSSES[self.loss](tape.output, self.targets(tape.output, batch))
@@ -162,8 +168,9 @@ class BatchedObjective:
         gradients = torch.autograd.grad(total.sum(), parameters)
         for p in parameters:
             p.requires_grad_(False)
-        terms = Terms(data_loss.detach(), None if mgs is None else mgs.detach())
-        return terms, [g.contiguous() for g in gradients]  # fused Adam reads memory in order
+        with torch.no_grad():
+            torch.cat([g.flatten() for g in gradients], out=net.gradients.memory)
+        return Terms(data_loss.detach(), None if mgs is None else mgs.detach())
 
     def _mgs_penalty(self, net, X, tape, batch, generator):
         size = self.penalty.size

@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from sklearn_mgs.search._batched_coherence import BatchedGate
+from sklearn_mgs.search._batched_net import BatchedMLP
 
 __all__ = ["BatchedAdam", "BatchedRegularizer", "BatchedSGD"]
 
@@ -16,53 +16,48 @@ __all__ = ["BatchedAdam", "BatchedRegularizer", "BatchedSGD"]
 class BatchedAdam:
     """Adam with scikit-learn's epsilon; all models have taken the same number of steps."""
 
-    def __init__(self, parameters: list[Tensor], learning_rate, betas, eps):
+    def __init__(self, net: BatchedMLP, learning_rate, betas, eps):
         self.learning_rate, self.betas, self.eps = learning_rate, betas, eps
-        self.moments = [torch.zeros_like(p) for p in parameters]
-        self.squares = [torch.zeros_like(p) for p in parameters]
-        self.steps = [torch.zeros((), device=p.device) for p in parameters]
+        self.moment, self.square = (net.parameters.zeros_like() for _ in range(2))
+        self.steps = torch.zeros((), device=net.parameters.memory.device)
         self.t = 0
 
-    @torch.no_grad()
-    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    def step(self, net: BatchedMLP) -> None:
         """Move the parameters."""
         self.t += 1
-        adam(
-            parameters,
-            gradients,
-            self.moments,
-            self.squares,
+        torch._fused_adam_(  # what torch.optim.Adam calls, after sorting tensors by device
+            [net.parameters.memory],
+            [net.gradients.memory],
+            [self.moment.memory],
+            [self.square.memory],
             [],
-            self.steps,
-            fused=True,
-            amsgrad=False,
+            [self.steps.fill_(self.t)],
+            lr=self.learning_rate,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            lr=self.learning_rate,
             weight_decay=0.0,
             eps=self.eps / math.sqrt(1 - self.betas[1] ** self.t),
+            amsgrad=False,
             maximize=False,
         )
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
-        self.moments = [m[rows] for m in self.moments]
-        self.squares = [s[rows] for s in self.squares]
+        self.moment.keep(rows)
+        self.square.keep(rows)
 
 
 class BatchedSGD:
     """SGD with momentum and a learning rate for each model, of shape (M, 1, 1)."""
 
-    def __init__(self, parameters: list[Tensor], learning_rate, momentum, nesterov):
-        M = len(parameters[0])
-        self.learning_rate = parameters[0].new_full((M, 1, 1), learning_rate)
+    def __init__(self, net: BatchedMLP, learning_rate, momentum, nesterov):
+        self.learning_rate = torch.full_like(net.biases[0][:, :, :1], learning_rate)
         self.momentum, self.nesterov = momentum, nesterov
-        self.buffers = [torch.zeros_like(p) for p in parameters]
+        self.buffers = [torch.zeros_like(p) for p in net.parameters.parts]
 
-    @torch.no_grad()
-    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    def step(self, net: BatchedMLP) -> None:
         """Move the parameters."""
-        for p, g, buffer in zip(parameters, gradients, self.buffers):
+        for p, g, buffer in zip(net.parameters.parts, net.gradients.parts, self.buffers):
             buffer.mul_(self.momentum).add_(g)
             direction = g.add(buffer, alpha=self.momentum) if self.nesterov else buffer
             p.addcmul_(direction, self.learning_rate, value=-1)
@@ -101,14 +96,13 @@ class BatchedRegularizer:
         if self.gate is not None:
             self.gate.keep(rows)
 
-    @torch.no_grad()
-    def half_squared_norm(self, weights: list[Tensor]) -> Tensor | None:
-        """½ ‖w‖², shape (M,), for the reported loss."""
+    def loss(self, weights: list[Tensor], n) -> Tensor | None:
+        """Share of L2 in the reported loss, ``½ (α/n) ‖w‖²``, shape (M,)."""
         if self.alpha is None:
             return None
-        return sum(torch.linalg.vector_norm(w.flatten(1), dim=1).square() for w in weights) / 2
+        norms = [torch.linalg.vector_norm(w.flatten(1), dim=1) for w in weights]
+        return torch.stack(norms).square_().sum(0).mul_((self.alpha / (2 * n)).flatten())
 
-    @torch.no_grad()
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""
         alpha = None if self.alpha is None else self.alpha / n
@@ -120,7 +114,6 @@ class BatchedRegularizer:
             for w, g in zip(weights, gradients):
                 g.addcmul_(w, alpha)
 
-    @torch.no_grad()
     def after_step(self, weights, learning_rate, n) -> None:
         """Take L1's proximal step."""
         if self.l1 is None:

@@ -31,11 +31,10 @@ def covers(objective: BatchedObjective, net: BatchedMLP) -> bool:
     return penalty.is_plain_trace and not (net.dropout and penalty.size is not None)
 
 
-@torch.no_grad()
 def explicit_gradients(
     objective: BatchedObjective, net: BatchedMLP, batch: BatchedBatch, generator
-) -> tuple[Terms, list[Tensor]]:
-    """What `BatchedObjective.gradients` returns, for the objectives that `covers` names."""
+) -> Terms:
+    """Do what `BatchedObjective.gradients` does, for the objectives that `covers` names."""
     tape = net.forward(objective.inputs(batch, generator), generator)
     targets, shares = objective.targets(tape.output, batch), batch.shares()
     losses, residual = LOSSES[objective.loss](tape.output, targets)
@@ -44,28 +43,25 @@ def explicit_gradients(
     trace = None
     if objective.penalty is not None:
         trace = _Trace(objective, net, tape, batch, targets, generator)
-    gradients = _backward(net, tape, G, trace)
-    return Terms(data_loss, None if trace is None else trace.value), gradients
+    _backward(net, tape, G, trace)
+    return Terms(data_loss, None if trace is None else trace.value)
 
 
-def _backward(net: BatchedMLP, tape: Pass, G: Tensor, trace: _Trace | None) -> list[Tensor]:
-    """Gradients of weights and biases from that of the outputs, G (M, n, C)."""
-    weights, biases = [], []
-    for layer in reversed(range(len(net.weights))):
-        A = tape.inputs[layer]
-        dW = torch.bmm(A.mT, G)
+def _backward(net: BatchedMLP, tape: Pass, G: Tensor, trace: _Trace | None) -> None:
+    """Write the gradients of weights and biases from that of the outputs, G (M, n, C)."""
+    weights, L = net.weights, len(net.weights)
+    for layer in reversed(range(L)):
+        dW = torch.bmm(tape.inputs[layer].mT, G, out=net.gradients.parts[layer])
         if trace is not None and layer:
             dW.baddbmm_(trace.U[layer].mT, trace.D[layer])
-        weights.insert(0, dW)
-        biases.insert(0, G.sum(1, keepdim=True))
+        torch.sum(G, 1, keepdim=True, out=net.gradients.parts[L + layer])
         if layer:
-            G = torch.bmm(G, net.weights[layer].mT)
+            G = torch.bmm(G, weights[layer].mT)
             if trace is not None:
                 trace.add_input_gradient(G, layer)
             G = times(G, tape.slopes[layer - 1], overwrite=True)
             if trace is not None:
                 trace.add_curvature(G, layer - 1)
-    return [*weights, *biases]
 
 
 class _Trace:
@@ -93,7 +89,7 @@ class _Trace:
         self.k = V.shape[2]
         self.tape = tape
         self.D, self.unsloped = net.output_gradients(tape, V)
-        rows = 2 * penalty.strength[:, None, None] * batch.shares()  # (M, n or 1, 1)
+        rows = penalty.twice_strength * batch.shares()  # (M, n or 1, 1)
         self.rows = [
             None if w is None else rows * w if isinstance(w, Tensor) else rows
             for w in penalty.layer_weights
@@ -108,7 +104,8 @@ class _Trace:
             D = [d.unflatten(1, (self.n, self.k)).flatten(2) for d in D]
         self.d2 = [_squared_norms(d) for d in D]
         self.a2 = [_squared_norms(A).add_(1) for A in self.tape.inputs]
-        shares = [r * a2 * d2 for r, a2, d2 in zip(self.rows, self.a2, self.d2) if r is not None]
+        self.factors = [None if r is None else r * a2 for r, a2 in zip(self.rows, self.a2)]
+        shares = [f * d2 for f, d2 in zip(self.factors, self.d2) if f is not None]
         self.value = sum(shares[1:], start=shares[0]).sum((1, 2)) / 2
 
     def _adjoint(self, net: BatchedMLP):
@@ -128,9 +125,9 @@ class _Trace:
 
     def _add_own(self, E: Tensor | None, layer: int) -> Tensor:
         """Add the adjoint of D through the layer's own share, 2 r (‖a‖² + 1) D."""
-        if self.rows[layer] is None:
+        factor = self.factors[layer]
+        if factor is None:
             return torch.zeros_like(self.D[layer]) if E is None else E
-        factor = self.rows[layer] * self.a2[layer]
         if self.k > 1:
             factor = factor.repeat_interleave(self.k, 1)
         return self.D[layer] * factor if E is None else E.addcmul_(self.D[layer], factor)
@@ -148,5 +145,6 @@ class _Trace:
 
 
 def _squared_norms(A: Tensor) -> Tensor:
-    """Squared norm of each row, shape (M, n, 1)."""
+    """Squared norm of each row, shape (M, n, 1); (1, n, 1) where all models have one `A`."""
+    A = A[:1] if A.stride(0) == 0 else A
     return torch.linalg.vector_norm(A, dim=2, keepdim=True).square_()

@@ -49,10 +49,6 @@ def check_batchable(estimator) -> None:
         "solver": (estimator.solver == "lbfgs", "each fit has its own number of evaluations"),
         "callbacks": (bool(estimator.callbacks), "a callback watches one network"),
         "warm_start": (estimator.warm_start, "a search begins anew"),
-        "coherence": (
-            estimator.coherence_threshold is not None and estimator.coherence == "trend",
-            "only the measures 'total' and 'batch' are taken of many networks at once",
-        ),
     }
     for name, (unfit, why) in reasons.items():
         if unfit:

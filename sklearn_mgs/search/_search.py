@@ -81,7 +81,7 @@ def _score(name, scorer, estimator, X, y, kwargs) -> float:
 def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[BatchedFit]:
     """Divide the models into batches of one shape and at most `max_models`.
 
-    There are at least `n_jobs` batches of each shape, if it has as many models.
+    The number of batches of a shape is a multiple of `n_jobs`, if it has as many models.
     """
     shapes: dict[tuple, list[Model]] = {}
     for model in models:
@@ -89,7 +89,8 @@ def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[Batc
         shapes.setdefault(shape, []).append(model)
     batches = []
     for same in shapes.values():
-        n = min(len(same), max(n_jobs, -(-len(same) // max_models)))
+        rounds = -(-len(same) // (max_models * n_jobs))
+        n = min(len(same), rounds * n_jobs)
         cuts = np.linspace(0, len(same), n + 1).round().astype(int)
         batches += [BatchedFit(same[i:j]) for i, j in pairwise(cuts)]
     return batches
