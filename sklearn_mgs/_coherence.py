@@ -38,7 +38,8 @@ class CoherenceGate:
     With "total" and "batch" the regulariser acts in full where ``c >= threshold``, else not at
     all. With "trend" it acts with its strongest share `s` in [0, 1] for which
     ``cos(m, m + s ∇R) >= threshold``, and a weight that L1 has set to zero stays zero until
-    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step.
+    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step. With L1,
+    `m` in the cosine is that of the weights that are not zero: of those that L1 moves.
 
     Parameters
     ----------
@@ -129,7 +130,10 @@ class CoherenceGate:
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the share that the trend allows, and the weights that may differ from zero."""
         pull, unit = _pull(weights, alpha, l1)
-        products = _products(self._mean, pull, unit)
+        mean = self._mean
+        if l1:
+            mean = [m * r.abs().clamp_(max=1) for m, r in zip(mean, pull)]
+        products = _products(mean, pull, unit)
         self._coherence = _cosine_of_sum(*products)
         self.share_ = strongest_share(*products, self.threshold)
         least = self.share_ * l1
@@ -170,7 +174,7 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
 
     The angle between g and g + s r grows with s, from 0 to that between g and r. In the triangle
     of both, by the law of sines, it is ``θ = arccos(threshold)`` at
-    ``s = |g| sin θ / (|r| sin(φ − θ))``, φ being the angle between g and r.
+    ``s = |g| sin θ / (|r| sin(φ − θ))``, φ being the angle between g and r. It is 0 where g is.
 
     Parameters
     ----------
@@ -183,13 +187,13 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     along = gr / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     across = (rr - along.square()).clamp_min(0).sqrt()
     room = across * threshold - along * sine
-    return torch.where(room > 0, norm * sine / room, torch.ones_like(room)).clamp(max=1.0)
+    return torch.where(room > 0, norm * sine / room, norm.sign()).clamp(max=1.0)
 
 
 def _pull(weights: list[Tensor], alpha: float, l1: float) -> tuple[list[Tensor], float]:
     """The regulariser's gradient ``alpha w + l1 sign(w)`` in units of the second result.
 
-    With L1 the unit is `l1`, so that no entry is below 1 where a weight is not zero.
+    With L1 the unit is `l1`, so that an entry is 0 where a weight is, and else at least 1 in size.
     """
     if not l1:
         return weights, alpha

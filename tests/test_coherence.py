@@ -112,8 +112,9 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, epochs, ste
                 past.steps.append(gw)
                 if len(past.steps) % 4 == 1:
                     mean = past.mean()
-                    c = cosine(mean, [a + b for a, b in zip(mean, r)])
-                    share = strongest(mean, r, threshold)
+                    moved = [m * (w != 0) for m, w in zip(mean, ws)] if l1 else mean
+                    c = cosine(moved, [a + b for a, b in zip(moved, r)])
+                    share = strongest(moved, r, threshold)
                     free = [(w != 0) | (m.abs() > share * l1 / n) for w, m in zip(ws, mean)]
             else:
                 parts = gw, [a + b for a, b in zip(gw, r)]
@@ -236,6 +237,15 @@ def test_a_gate_that_is_always_open_changes_nothing(blobs, measure):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     assert set(gated.history_[:, "regularized"]) == {1.0}
     assert "regularized" not in plain.history_[0]
+
+
+def test_weights_that_are_all_zero_come_back(blobs):
+    """Nothing is left to be coherent with: the regulariser rests until something is."""
+    clf = classifier(coherence_threshold=0.2, l1=100.0, momentum=0.9).fit(*blobs)
+    clf.coefs_ = [0 * c for c in clf.coefs_]
+    for _ in range(4):
+        clf.partial_fit(*blobs)
+    assert np.count_nonzero(clf.coefs_[-1])
 
 
 def test_partial_fit_goes_on_with_the_trend(blobs):

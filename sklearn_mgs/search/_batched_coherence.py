@@ -62,7 +62,11 @@ class BatchedGate:
     def _look(self, weights, alpha, l1) -> None:
         """Find the shares that the trend allows, and the weights that may differ from zero."""
         missing = 1 - TREND_DECAY**self.n_steps
-        mm, mr, rr = _inner_products(self.sums, _pull(weights, alpha, l1))
+        sums = self.sums
+        if l1 is not None:
+            moved = [(w != 0) | (l1 == 0) for w in weights]  # without L1 in a model, all
+            sums = [m * may for m, may in zip(sums, moved)]
+        mm, mr, rr = _inner_products(sums, _pull(weights, alpha, l1))
         share = strongest_share(mm / missing**2, mr / missing, rr, self.threshold)
         self.share = share[:, None, None]
         self.free = None
