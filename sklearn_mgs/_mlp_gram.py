@@ -44,8 +44,8 @@ def mlp_gram(module: MLP, X: Tensor) -> Tensor:
     for i in reversed(range(len(linears) - 1)):
         slope = activations[i].slope(inputs[i + 1])
         if D is None:
-            rows = slope * last.square().sum(0).sqrt()
-            D = last * slope[:, None]
+            rows = slope * torch.linalg.vector_norm(last, dim=0)
+            D = last * slope[:, None] if i else None
         else:
             D = (D @ linears[i + 1].weight) * slope[:, None]
             rows = D.flatten(1)

@@ -16,9 +16,10 @@ from torch.utils.data import default_collate
 
 from sklearn_mgs._agreement import agreement
 from sklearn_mgs._data import Samples
+from sklearn_mgs._kernel_metrics import kernel_metrics
 from sklearn_mgs._mlp_gram import covers, mlp_gram
 from sklearn_mgs._resolve import resolved
-from sklearn_mgs.gram import METRICS, mgs_metric
+from sklearn_mgs.gram import METRICS
 from sklearn_mgs.gram._factorizer import Factorizer
 from sklearn_mgs.gram._layers import evaluating
 from sklearn_mgs.gram._outputs import output_matrix
@@ -26,7 +27,7 @@ from sklearn_mgs.gram._reduce import gram, no_autocast
 
 __all__ = ["MGSEarlyStopping", "MGSMonitor"]
 
-SHARE = 32
+SHARE = 64
 """Of a large training set, the monitor measures on one sample in so many."""
 
 
@@ -47,8 +48,8 @@ class MGSMonitor(Callback):
         training samples, the same at each fit.
     max_samples : int, default=256
         Measure on at most so many samples. Without `X`, on all training samples if they are no
-        more; of a larger set on a 32nd, so that watching takes little of the fit's time, but no
-        fewer than a quarter of `max_samples`.
+        more; of a larger set on a 64th, so that watching takes little of the fit's time, but no
+        fewer than a tenth of `max_samples`.
     every : int, default=1
         Measure at the first epoch and every so many epochs from there; NaN in between.
 
@@ -108,7 +109,7 @@ class MGSMonitor(Callback):
         if self.samples_ is None:
             n, size = len(dataset_train), self.max_samples
             if n > size:
-                size = max(-(-size // 4), min(size, n // SHARE))
+                size = max(-(-size // 10), min(size, n // SHARE))
             self.samples_, _ = _drawn(dataset_train, _rows(n, size))
 
     def on_epoch_end(self, net, **kwargs):
@@ -127,9 +128,7 @@ class MGSMonitor(Callback):
     def _measure(self, net) -> dict[str, float]:
         if self.kernel_ is None:
             self.kernel_ = _Kernel(net, self.samples_)
-        K = self.kernel_()
-        values = torch.stack([mgs_metric(K, metric) for metric in self.metrics])
-        return dict(zip(self.metrics, values.tolist()))  # one wait for the device
+        return kernel_metrics(self.kernel_().cpu().numpy(), self.metrics)
 
 
 class MGSEarlyStopping(Callback):
@@ -263,19 +262,24 @@ class _Kernel:
     def __init__(self, net, X):
         with resolved(net, X) as (self.module, self.X):
             pass
-        self.factorizer = None
+        self.parameters, self.trained = list(self.module.parameters()), None
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
         """Kernel of all outputs in evaluation mode, shape (n_samples, n_samples)."""
-        if covers(self.module):
+        # Finding out how to take a module's gradients can cost more than taking them.
+        trained = [p.requires_grad for p in self.parameters]
+        if self.trained != trained:
+            self.trained, self.closed_form = trained, covers(self.module)
+            self.factorizer = None if self.closed_form else self._factorizer()
+        if self.closed_form:
             return mlp_gram(self.module, self.X)
-        with evaluating(self.module), no_autocast(self.X.device):
-            # Finding out how to take a module's gradients costs more than taking them.
-            trained = [p.requires_grad for p in self.module.parameters()]
-            if self.factorizer is None or self.trained != trained:
-                self.factorizer, self.trained = Factorizer(self.module, self.X), trained
+        with torch.no_grad(), evaluating(self.module), no_autocast(self.X.device):
             return gram(self.factorizer(), self.factorizer.weights)
+
+    @torch.no_grad()
+    def _factorizer(self) -> Factorizer:
+        with evaluating(self.module), no_autocast(self.X.device):
+            return Factorizer(self.module, self.X)
 
     @torch.no_grad()
     def outputs(self) -> Tensor:

@@ -114,11 +114,11 @@ def test_watching_changes_neither_the_network_nor_global_random_states(name, cal
     [
         (90, 256, 90),
         (256, 256, 256),
-        (257, 256, 64),
-        (90, 20, 5),
-        (90, 22, 6),
-        (3000, 256, 93),
-        (9000, 256, 256),
+        (257, 256, 26),
+        (90, 16, 2),
+        (90, 20, 2),
+        (6000, 256, 93),
+        (17000, 256, 256),
     ],
 )
 def test_number_of_training_samples_measured_on(n_samples, max_samples, expected):

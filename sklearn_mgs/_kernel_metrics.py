@@ -1,0 +1,39 @@
+"""Metrics of a small kernel in NumPy, whose operations cost less to call than torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+__all__ = ["kernel_metrics"]
+
+JITTER = 1e-4
+"""The default of `sklearn_mgs.gram.mgs_metric`."""
+TINY = float(np.finfo(np.float64).tiny)
+
+
+def kernel_metrics(K: np.ndarray, names: Collection[str]) -> dict[str, float]:
+    """Metrics of one kernel by name, see `sklearn_mgs.gram.mgs_metric`, with its default jitter.
+
+    A single eigenvalue decomposition serves all that need one. NaN for a kernel that is not
+    finite.
+    """
+    n, K = len(K), K.astype(np.float64)
+    total = float(K.trace())
+    if not math.isfinite(total):  # no inner product exceeds the squared norms
+        return dict.fromkeys(names, math.nan)
+    values = {"trace": total / n}
+    if "cosine" in names:
+        scale = 1 / np.sqrt(np.maximum(K.diagonal(), TINY))
+        R = scale[:, None] * K * scale
+        values["cosine"] = (R.sum() - R.trace()) / (n * (n - 1)) if n > 1 else math.nan
+    if not {"logdet", "det", "effective_rank"}.isdisjoint(names):
+        eigenvalues = np.maximum(np.linalg.eigvalsh(K), TINY)
+        values["logdet"] = np.log(eigenvalues + JITTER * total / n).sum() / n
+        values["det"] = math.exp(values["logdet"])
+        mass = eigenvalues.sum()  # the entropy of p = eigenvalues / mass, without forming p
+        entropy = math.log(mass) - eigenvalues @ np.log(eigenvalues) / mass
+        values["effective_rank"] = math.exp(entropy) if total > 0 else 1.0
+    return {name: float(values[name]) for name in names}
