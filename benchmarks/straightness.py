@@ -4,8 +4,9 @@
 
 A 784-512-512-10 ReLU network at initialisation. The samples are images of MNIST if `--mnist`
 names a file with `X_train` of shape (n, 28, 28), and otherwise uniform noise. Kinks are varied by
-shortening the segments: the network and the number of pairs stay the same. Ends with an exit
-code of 1 if 1000 pairs take 5 seconds or more.
+shortening the segments: the network and the number of pairs stay the same. The exponents are
+slopes of log CPU time against the log of pairs, and of kinks: 1 is linear. Ends with an exit code
+of 1 if 1000 pairs take 5 seconds or more.
 """
 
 import argparse
@@ -34,41 +35,50 @@ def at_initialisation(X):
     return network.partial_fit(X[:200], np.arange(200) % 10, classes=np.arange(10))
 
 
-def timed(network, X, n_pairs, repeats=3):
-    """Least wall-clock time of some repeats, and least time on processors, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter(), time.process_time()
-        gradient_deflection(network, X, n_pairs=n_pairs)
-        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    return np.min(times, axis=0)
+def timed(network, X, n_pairs):
+    """Wall-clock time and time on processors, in seconds."""
+    start = time.perf_counter(), time.process_time()
+    gradient_deflection(network, X, n_pairs=n_pairs)
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def exponent(x, seconds):
+    """Slope of a straight line through log seconds against log x."""
+    return np.polyfit(np.log(x), np.log(seconds), 1)[0]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="npz file with X_train; default: noise")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="interleaved; the least time counts"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     X, kind = samples(arguments.mnist, 2000)
     network = at_initialisation(X)
     timed(network, X, 10)
 
+    cases = [(1.0, n_pairs) for n_pairs in (125, 250, 500, 1000)]
+    cases += [(share, 250) for share in (0.5, 0.25, 0.125)]
+    shortened = {share: X.mean(0) + share * (X - X.mean(0)) for share, _ in cases}
+    kinks = np.array([path_kinks(network, shortened[share], n_pairs=n) for share, n in cases])
+    times = [
+        [timed(network, shortened[share], n) for share, n in cases]
+        for _ in range(arguments.repeats)
+    ]
+    wall, cpu = np.min(times, axis=0).T
+
     print(f"784-512-512-10, {kind}, {arguments.threads} threads")
-    print(" pairs   kinks  seconds  CPU seconds  CPU us/pair/kink")
-
-    def report(X, n_pairs):
-        kinks, (wall, cpu) = path_kinks(network, X, n_pairs=n_pairs), timed(network, X, n_pairs)
-        per_kink = 1e6 * cpu / n_pairs / kinks
-        print(f"{n_pairs:6d} {kinks:7.1f} {wall:8.2f} {cpu:12.2f} {per_kink:17.2f}")
-        return wall
-
-    seconds = {n_pairs: report(X, n_pairs) for n_pairs in (250, 500, 1000, 2000)}
-    center = X.mean(0)
-    for share in (0.5, 0.25, 0.125):
-        report(center + share * (X - center), 1000)
-    print(f"1000 pairs: {seconds[1000]:.2f} s")
-    return int(seconds[1000] >= 5)
+    print("| pairs | kinks of each | seconds | CPU seconds | CPU µs per pair and kink |")
+    print("|---" * 5 + "|")
+    for (_, n), k, seconds, on_cpu in zip(cases, kinks, wall, cpu):
+        print(f"| {n} | {k:.0f} | {seconds:.2f} | {on_cpu:.2f} | {1e6 * on_cpu / n / k:.1f} |")
+    short = [1, 4, 5, 6]
+    print(f"exponent of pairs {exponent([n for _, n in cases[:4]], cpu[:4]):.2f}")
+    print(f"exponent of kinks {exponent(kinks[short], cpu[short]):.2f}")
+    return int(wall[3] >= 5)
 
 
 if __name__ == "__main__":
