@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_mgs.gram import OUTPUTS, LayerwiseKernel, Plan, Tape, mgs_metric
 from sklearn_mgs.gram._centering import check_centered, membership
+from sklearn_mgs.gram._chunked import chunked_gram, chunked_spread
+from sklearn_mgs.gram._chunks import with_halved_chunks
 from sklearn_mgs.gram._factorizer import Factorizer
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 from sklearn_mgs.gram._metrics import check_metric
@@ -150,17 +153,13 @@ class MGSPenalty:
                 implementation="layerwise",
                 sample_weight=sample_weight,
             )
-            factors = factorizer()
             self.plan_: Plan = factorizer.plan
             self.layer_weights_ = factorizer.weights
             n = n_samples(X)
-            self.scale_ = self._value(factors, factorizer.example, n, targets, sample_weight)
-            size = _mean(
-                spread(factors, self.layer_weights_, None, sample_weight), n, sample_weight
-            )
-        rounding = (
-            100 * torch.finfo(size.dtype).eps * size
-        )  # what centred gradients leave of nothing
+            with no_autocast(factorizer.example.device):
+                self.scale_, size = self._at_start(factorizer, n, targets, sample_weight)
+        # What centred gradients leave of nothing.
+        rounding = 100 * torch.finfo(size.dtype).eps * size
         if not (self.scale_.isfinite() and self.scale_ > rounding):
             raise ValueError(
                 f"The {self.metric} of the kernel at initialisation is {float(self.scale_)} on "
@@ -170,6 +169,26 @@ class MGSPenalty:
             )
         self._kernel = None
         return self
+
+    def _at_start(
+        self, factorizer: Factorizer, n: int, targets: Tensor | None, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """m(K), and the mean squared norm; from chunks, halved where memory runs out."""
+        f, chunk_size = factorizer.example, factorizer.chunk_size
+        n_classes = max(2, f.shape[1])
+        if self.metric != "trace":
+            K, _ = with_halved_chunks(partial(chunked_gram, factorizer), chunk_size)
+            squares = K.diagonal() if sample_weight is None else sample_weight * K.diagonal()
+            size = _mean(squares.sum(), n, sample_weight)
+            return self._metric(K, targets, sample_weight, n_classes), size
+
+        def trace(B: Tensor | None) -> Tensor:
+            compute = partial(chunked_spread, factorizer, B=B, sample_weight=sample_weight)
+            return _mean(with_halved_chunks(compute, chunk_size)[0], n, sample_weight)
+
+        size = trace(None)
+        B = membership(f.new_empty(n), self.centered, targets, n_classes)
+        return size if B is None else trace(B), size
 
     def record(self, module: nn.Module) -> Tape:
         """Context for the forward pass of a training step."""

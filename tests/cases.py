@@ -16,6 +16,15 @@ class Lambda(nn.Module):
         return self.f(x)
 
 
+class Cramped(nn.Linear):
+    """A layer on a device with room for three samples."""
+
+    def forward(self, x):
+        if len(x) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x)
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels, norm):
         super().__init__()

@@ -9,6 +9,7 @@ from torch import nn
 
 from sklearn_mgs.gram import mgs_metric
 from sklearn_mgs.penalty import MGSPenalty
+from tests.cases import Cramped
 from tests.oracles import gradients, loop_gram, loop_penalty, relative_error
 
 N, FEATURES, CLASSES = 7, 5, 3
@@ -127,6 +128,22 @@ def test_calibration_is_in_evaluation_mode_and_leaves_the_mode_and_the_randomnes
     assert float(scale) == pytest.approx(
         float(mgs_metric(loop_gram(module.eval(), torch.ones(5, 3))).detach()), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("centered", [False, True, "class"])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_calibration_halves_its_chunks_out_of_memory(metric, centered, weighted):
+    torch.manual_seed(0)
+    module = nn.Sequential(Cramped(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    roomy = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    roomy.load_state_dict(module.state_dict())
+    X, targets = torch.randn(10, 4).double(), torch.arange(10) % 2
+    w = torch.linspace(1, 2, 10).double() if weighted else None
+    for layers in ("all", "balanced"):
+        penalty = MGSPenalty(metric, centered=centered, layers=layers)
+        scale, want = (float(penalty.calibrate(m, X, targets, w).scale_) for m in (module, roomy))
+        assert scale == pytest.approx(want, rel=1e-10)
 
 
 def test_dropout_masks_are_those_of_the_forward_pass():

@@ -1,6 +1,7 @@
 """skorch's nets with the penalty: the penalty is exact, and skorch's own behaviour is intact."""
 
 import copy
+import io
 import pickle
 
 import numpy as np
@@ -10,10 +11,18 @@ from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Checkpoint, EarlyStopping, TrainEndCheckpoint
 from skorch.dataset import ValidSplit
+from skorch.hf import AccelerateMixin
 from torch import nn
 
-from sklearn_mgs import MGSNeuralNetClassifier, MGSNeuralNetRegressor, mgs_score
+from sklearn_mgs import (
+    MGSNeuralNetClassifier,
+    MGSNeuralNetRegressor,
+    MLPClassifier,
+    mgs_score,
+)
 from sklearn_mgs.gram import gram_matrix, mgs_metric
+from tests.cases import Attention, Cramped, Recurrent, Transformer, resnet
+from tests.test_estimators_device import NoWaiting
 
 
 class Net(nn.Module):
@@ -190,3 +199,165 @@ def test_coherence_threshold(images, measure):
     assert fits[-1.0].history[-1, "regularized"] == 1
     assert fits[1.0].history[-1, "regularized"] == 0
     assert -1 <= fits[1.0].history[-1, "coherence"] <= 1
+
+
+ACCELERATED = {"mgs_strength": 0.3, "alpha": 0.1, "l1": 0.01, "max_epochs": 3}
+
+
+@pytest.fixture
+def accelerated():
+    """skorch's mixin with this class, and what makes an accelerator."""
+    accelerate = pytest.importorskip("accelerate")
+
+    class Accelerated(AccelerateMixin, MGSNeuralNetClassifier):
+        """As skorch's documentation composes it."""
+
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerated, lambda **kwargs: accelerate.Accelerator(cpu=True, **kwargs)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"coherence_threshold": 0.5}, {"mgs_batch_size": 5}])
+def test_accelerate(images, accelerated, options):
+    cls, accelerator = accelerated
+    want = make(**ACCELERATED, **options).fit(*images)
+    got = make(
+        cls, accelerator=accelerator(), callbacks__print_log__sink=print, **ACCELERATED, **options
+    ).fit(*images)
+    torch.testing.assert_close(weights(got), weights(want))
+    assert got.history[:, "mgs_penalty"] == pytest.approx(want.history[:, "mgs_penalty"])
+
+
+def test_accelerate_in_half_precision(images, accelerated):
+    cls, accelerator = accelerated
+    want = make(**ACCELERATED).fit(*images)
+    half = accelerator(mixed_precision="bf16")
+    got = make(cls, accelerator=half, callbacks__print_log__sink=print, **ACCELERATED).fit(*images)
+    assert 0 < (weights(got) - weights(want)).abs().max() < 0.01
+    assert got.history[:, "mgs_penalty"] == pytest.approx(want.history[:, "mgs_penalty"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"compile": True}, {"coherence": "batch", "coherence_threshold": 0.1}]
+)
+def test_what_accelerate_does_not_go_with(images, accelerated, kwargs):
+    cls, accelerator = accelerated
+    with pytest.raises(ValueError, match="AccelerateMixin; got compile="):
+        make(cls, accelerator=accelerator(), **kwargs).fit(*images)
+
+
+@pytest.mark.parametrize("outputs", ["auto", "all"])
+@pytest.mark.parametrize("estimator", [MGSNeuralNetClassifier, MLPClassifier])
+def test_out_of_memory_in_training_says_what_to_lower(estimator, outputs, monkeypatch):
+    X, y = np.ones((40, 4), dtype="float32"), np.arange(40) % 3
+    X += np.random.default_rng(0).normal(size=X.shape)
+    steps = {"mgs_strength": 0.1, "mgs_outputs": outputs, "batch_size": 20}
+    if estimator is MLPClassifier:
+        net = MLPClassifier((3,), **steps)
+    else:
+        net = make(module=Cramped(4, 3), **steps)
+
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", full)
+    monkeypatch.setattr("sklearn_mgs._net.MLPNet._backward", full)
+    match = r"lower batch_size \(this mini-batch has 20 samples\), or lower mgs_batch_size"
+    if outputs == "all":
+        match += ".*set mgs_outputs='random'"
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=match + ".*CUDA out of memory"):
+        net.fit(X, y)
+
+
+def test_a_new_module_gets_a_new_penalty(images):
+    net = make(mgs_strength=0.1).fit(*images)
+    scale = net.penalty_.scale_
+    net.set_params(mgs_metric="det").partial_fit(*images)
+    assert net.penalty_.metric == "det"
+    net.set_params(mgs_metric="trace", module__channels=8)
+    assert net.penalty_ is None
+    assert net.partial_fit(*images).penalty_.scale_ != scale
+
+
+def test_a_pickle_needs_no_device_but_for_what_skorch_can_move(images):
+    class NoTensors(pickle.Pickler):
+        def reducer_override(self, thing):
+            assert not isinstance(thing, torch.Tensor), thing
+            return NotImplemented
+
+    net = make(mgs_strength=0.1, alpha=0.1, coherence_threshold=0.5).fit(*images)
+    state = net.__getstate__()
+    moved = pickle.loads(state.pop("__cuda_dependent_attributes__"))
+    assert {"module_", "penalty_", "regularizer_"} <= set(moved)
+    assert moved["regularizer_"].weights[0] is moved["module_"].first.weight
+    state = {name: value for name, value in state.items() if name not in ("module", "criterion")}
+    NoTensors(io.BytesIO()).dump(state)
+    assert pickle.loads(pickle.dumps(net)).penalty_.scale_ == net.penalty_.scale_
+
+
+WATCHED = [
+    {"mgs_strength": 0.1},
+    {"mgs_strength": 0.1, "mgs_metric": "det", "mgs_centered": "class", "l1": 0.1},
+    {"mgs_strength": 0.1, "mgs_outputs": "all", "mgs_batch_size": 5, "alpha": 0.1},
+    {"mgs_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1},
+    {"coherence_threshold": 0.5, "l1": 0.1},
+]
+
+
+def prepared(images, device, **kwargs):
+    """A net that has begun to train, and a mini-batch where it lives."""
+    net = make(train_split=None, device=device, **kwargs).fit(*images)
+    return net, tuple(torch.as_tensor(part[:20], device=device) for part in images)
+
+
+@pytest.mark.parametrize("kwargs", WATCHED, ids=str)
+def test_a_step_asks_the_device_for_nothing(images, kwargs):
+    net, batch = prepared(images, "cpu", **kwargs)
+    with NoWaiting():
+        net.train_step(batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kwargs", WATCHED, ids=str)
+def test_a_step_on_cuda_does_not_wait(images, kwargs):
+    net, batch = prepared(images, "cuda", **kwargs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        net.train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kwargs", [{}, *WATCHED], ids=str)
+def test_the_profiler_counts_no_synchronisation_of_ours(images, kwargs):
+    net, batch = prepared(images, "cuda", **kwargs)
+    net.train_step(batch)
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        net.train_step(batch)
+    waits = ("aten::item", "aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize")
+    assert [e.name for e in profile.events() if e.name in waits] == []
+
+
+KINDS = {
+    "attention": (Attention, (5, 4), ["trace", "det"]),
+    "lstm": (lambda: Recurrent(nn.LSTM), (5, 3), ["trace"]),
+    "residual": (lambda: resnet(lambda c: nn.GroupNorm(2, c)), (2, 8, 8), ["trace"]),
+    "tokens": (Transformer, (5,), ["det"]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fits_of_every_kind_of_module(name):
+    make_module, shape, metrics = KINDS[name]
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, *shape)).astype("float32")
+    X = rng.integers(0, 7, X.shape) if name == "tokens" else X
+    y = rng.integers(0, 2, 30)
+    for metric in metrics:
+        torch.manual_seed(0)
+        net = make(module=make_module(), mgs_strength=0.3, mgs_metric=metric, lr=0.02)
+        values = net.fit(X, y).history[:, "mgs_penalty"]
+        assert values[-1] < values[0]

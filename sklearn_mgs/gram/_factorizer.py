@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.gram._chunks import parts
+from sklearn_mgs.gram._chunks import parts, with_halved_chunks
 from sklearn_mgs.gram._jacobian import choose_strategy, per_sample_gradients
 from sklearn_mgs.gram._layers import (
     check_samples_apart,
@@ -152,7 +153,8 @@ class Factorizer:
         self._kernel = self._make_kernel(implementation)
         self.chunk_size = chunk_size or self._fitting_chunk()
         if layers == "balanced":
-            self.weights = self._balanced(sample_weight)
+            balance = partial(self._balanced, sample_weight)
+            self.weights, self.chunk_size = with_halved_chunks(balance, self.chunk_size)
 
     def _make_kernel(self, implementation: str) -> LayerwiseKernel | None:
         """Layerwise kernel, or None for whole gradients."""
@@ -205,11 +207,11 @@ class Factorizer:
             factors.setdefault(layer, []).append(Factors.of_gradients(g, separate))
         return factors
 
-    def _balanced(self, sample_weight: Tensor | None) -> dict[str, float]:
+    def _balanced(self, sample_weight: Tensor | None, chunk_size: int) -> dict[str, float]:
         """Weights that balance the layers on all samples, at the present parameters."""
         total = n_samples(self.X) if sample_weight is None else sample_weight.sum()
         traces = dict.fromkeys(self.weights, 0.0)
-        for part in parts(n_samples(self.X), self.chunk_size):
+        for part in parts(n_samples(self.X), chunk_size):
             w = None if sample_weight is None else sample_weight[part]
             with torch.no_grad():
                 factors = self(part)

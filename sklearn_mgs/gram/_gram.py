@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_mgs.gram import _reduce
-from sklearn_mgs.gram._centering import group_sums, membership
-from sklearn_mgs.gram._chunks import parts, recomputed, with_halved_chunks
+from sklearn_mgs.gram._centering import membership
+from sklearn_mgs.gram._chunked import chunked_gram, chunked_spread
+from sklearn_mgs.gram._chunks import with_halved_chunks
 from sklearn_mgs.gram._factorizer import Factorizer
 from sklearn_mgs.gram._operator import GramOperator
 from sklearn_mgs.gram._samples import Samples, n_samples
@@ -123,7 +124,7 @@ def gram_matrix(
         if implementation == "matrix_free":
             K = GramOperator.of(factorizer).to_dense()
         else:
-            compute = partial(_blocks, factorizer)
+            compute = partial(chunked_gram, factorizer)
             K, _ = with_halved_chunks(compute, factorizer.chunk_size)
         if B is not None and outputs == "full":
             B = torch.kron(B, torch.eye(len(K) // n_samples(X), dtype=B.dtype, device=B.device))
@@ -133,21 +134,6 @@ def gram_matrix(
 def _membership(factorizer: Factorizer, centered, targets: Tensor | None) -> Tensor | None:
     like = promoted(factorizer.example).new_empty(n_samples(factorizer.X))
     return membership(like, centered, targets)
-
-
-def _blocks(factorizer: Factorizer, chunk_size: int) -> Tensor:
-    """Kernel from blocks of chunk_size samples each; all chunks' factors are held."""
-    weights = factorizer.weights
-    factors = [factorizer(part) for part in parts(n_samples(factorizer.X), chunk_size)]
-    if len(factors) == 1:
-        return _reduce.gram(factors[0], weights)
-    blocks: dict[tuple[int, int], Tensor] = {}
-    for i, a in enumerate(factors):
-        for j, b in enumerate(factors[: i + 1]):
-            blocks[i, j] = _reduce.gram(a, weights, b)
-            blocks[j, i] = blocks[i, j].mT
-    order = range(len(factors))
-    return torch.cat([torch.cat([blocks[i, j] for j in order], 1) for i in order])
 
 
 def gram_trace(
@@ -202,29 +188,5 @@ def gram_trace(
     )
     B = _membership(factorizer, centered, targets)
     with _reduce.no_autocast(factorizer.example.device):
-        return with_halved_chunks(lambda s: _trace(factorizer, s, B), factorizer.chunk_size)[0]
-
-
-def _trace(factorizer: Factorizer, chunk_size: int, B: Tensor | None) -> Tensor:
-    """Trace from chunks whose graphs are not kept, if there are several."""
-    weights = factorizer.weights
-    chunks = parts(n_samples(factorizer.X), chunk_size)
-    if len(chunks) == 1:
-        return _reduce.spread(factorizer(), weights, B)
-    S = None if B is None else group_sums(B)
-    parameters = [p for p in factorizer.module.parameters() if p.requires_grad]
-
-    def compute(part: slice) -> tuple[Tensor, ...]:
-        """Sum of the squares, and the sums of the groups' gradients."""
-        factors = factorizer(part)
-        total = _reduce.squares(factors, weights).sum()
-        if S is None:
-            return (total,)
-        sums = [
-            w**0.5 * f.combine(S[part]) for k, w in weights.items() for f in factors.get(k, ())
-        ]
-        return total, *sums
-
-    totals = [recomputed(partial(compute, part), parameters) for part in chunks]
-    diagonal, *sums = (torch.stack(terms).sum(0) for terms in zip(*totals))
-    return diagonal - sum(s.square().sum() for s in sums)
+        compute = partial(chunked_spread, factorizer, B=B)
+        return with_halved_chunks(compute, factorizer.chunk_size)[0]

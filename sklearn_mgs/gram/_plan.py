@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ class _Run:
 
 def output_gradients(f: Tensor, at, V: Tensor, batched: bool) -> list[Tensor | None]:
     """Gradients of v·f at each of `at` for the directions v of V (k, n, c), with a leading k."""
-    options = {
+    options: dict[str, Any] = {
         "create_graph": torch.is_grad_enabled(),
         "retain_graph": True,
         "allow_unused": True,

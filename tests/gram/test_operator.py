@@ -6,7 +6,7 @@ from torch import nn
 
 from sklearn_mgs.gram import METRICS, GramOperator, gram_matrix, gram_trace, mgs_metric
 from sklearn_mgs.gram._lanczos import _Lanczos, _t_quantile, spectral_sum
-from tests.cases import MODULES, build
+from tests.cases import MODULES, Cramped, build
 from tests.oracles import gradients, relative_error
 
 N = 40
@@ -72,25 +72,39 @@ def test_no_more_samples_at_once_than_a_chunk(problem):
     assert max(sizes) == 7
 
 
-class Small(nn.Linear):
-    """A layer on a device with room for three samples."""
-
-    def forward(self, x):
-        if len(x) > 3:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return super().forward(x)
-
-
-def test_out_of_memory_halves_the_chunk():
+@pytest.fixture
+def cramped():
     torch.manual_seed(0)
-    module, X = nn.Sequential(Small(4, 3), nn.Tanh(), nn.Linear(3, 2)).double(), torch.randn(10, 4)
-    X = X.double()
-    K = gram_matrix(module, X, chunk_size=2)
-    assert relative_error(gram_matrix(module, X), K) < 1e-12
-    assert float(gram_trace(module, X).detach()) == pytest.approx(float(K.trace().detach()))
-    operator = GramOperator(module, X)
+    module = nn.Sequential(Cramped(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    return module, torch.randn(10, 4).double()
+
+
+@pytest.mark.parametrize("layers", ["all", "balanced"])
+@pytest.mark.parametrize("no_grad", [False, True])
+def test_out_of_memory_halves_the_chunk(cramped, layers, no_grad):
+    module, X = cramped
+    K = gram_matrix(module, X, layers=layers, chunk_size=2)
+    with torch.set_grad_enabled(not no_grad):
+        assert relative_error(gram_matrix(module, X, layers=layers), K) < 1e-12
+        trace = gram_trace(module, X, layers=layers, centered=True).detach()
+    centred = gram_matrix(module, X, layers=layers, centered=True, chunk_size=2)
+    assert float(trace) == pytest.approx(float(centred.trace().detach()))
+    operator = GramOperator(module, X, layers=layers)
     assert relative_error(operator @ X, K @ X) < 1e-12
     assert operator.chunk_size == 3
+
+
+def test_smaller_chunks_do_not_hold_all_factors(cramped):
+    """What did not fit at first is made anew for each block."""
+    module, X = cramped
+    sizes = []
+    module.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
+    with torch.no_grad():
+        gram_matrix(module, X, chunk_size=3)
+        assert sizes.count(3) == 3
+        sizes.clear()
+        gram_matrix(module, X)
+    assert sizes.count(3) > 4
 
 
 def test_out_of_memory_for_one_sample_is_an_error(problem):
