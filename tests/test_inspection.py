@@ -85,6 +85,7 @@ def test_history_draws_a_line_for_each_column():
     display = MGSHistoryDisplay.from_estimator(watched(MGSMonitor()))
     assert display.ax_.figure is display.mgs_ax_.figure is display.figure_
     assert display.ax_.get_xlabel() == "epoch"
+    assert all(tick == int(tick) for tick in display.ax_.get_xticks())
     assert display.ax_.get_ylabel() == "loss or score"
     assert display.mgs_ax_.get_ylabel() == "metric / its first value (dashed)"
     assert display.mgs_ax_.get_yscale() == "log"

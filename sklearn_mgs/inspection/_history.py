@@ -166,6 +166,7 @@ class MGSHistoryDisplay:
             )
             handles.append(self.restored_line_)
         ax.set(xlabel="epoch", ylabel="loss or score")
+        ax.locator_params(axis="x", integer=True)
         self.mgs_ax_.set_ylabel("metric / its first value (dashed)")
         log_scale(self.mgs_ax_, "y")
         legend_above(ax, handles)

@@ -66,8 +66,8 @@ def log_scale(ax, which: str) -> None:
     ax.set(**{f"{which}scale": "log"})
     axis = getattr(ax, f"{which}axis")
     low, high = sorted(axis.get_view_interval())
-    if high / low > 10:
-        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    if high / low > 3:
+        axis.set_minor_locator(LogLocator(subs=(2, 5) if high / low > 10 else (2, 3, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     wide = high / low > 1e4
     axis.set_minor_formatter(NullFormatter() if wide else StrMethodFormatter("{x:g}"))
