@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 __all__ = ["applied_layers", "has_kinks", "is_piecewise_linear"]
 
-_AFFINE = (nn.Linear, nn.Identity, nn.Flatten, nn.Dropout, nn.BatchNorm1d)
+_AFFINE = (
+    *(nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+)
 _KINKED = (nn.ReLU, nn.LeakyReLU)
 _SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.Softmax, nn.LogSoftmax)
 

@@ -100,12 +100,13 @@ def gradient_deflection(
 
     The integral is exact (in float64, to rounding) for networks that apply nothing but
     `torch.nn` modules of the following kinds, one after the other, however nested: ``Linear``,
-    ``ReLU``, ``LeakyReLU``, ``Identity``, ``Flatten``, ``Dropout`` and ``BatchNorm1d`` with
-    running statistics. The activation pattern is then walked along the segment; no grid is
-    involved. Time and memory grow as the number of pairs times of kinks times the cost of one
-    layer's product (memory only with the kinks, since pairs are taken in chunks).
+    ``ReLU``, ``LeakyReLU``, ``Identity``, ``Flatten``, ``Unflatten``, convolutions, average
+    pooling, dropout and batch normalisation with running statistics. The activation pattern is
+    then walked along the segment; no grid is involved. Time and memory grow as the number of
+    pairs times of kinks times the cost of one layer's product (memory only with the kinks, since
+    pairs are taken in chunks).
 
-    For any other module, convolutional or with smooth activations, forward-mode derivatives are
+    For any other module, residual or with smooth activations, forward-mode derivatives are
     integrated by Gauss-Legendre rules of 7 nodes on intervals that are bisected until `tol` is
     met, as far as rounding in the module's own precision lets it. Smooth networks get there
     after about 50 evaluations per pair, with errors far below `tol`. One with kinks needs several
@@ -278,9 +279,10 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
         if layers is None or not all(map(is_piecewise_linear, layers)):
             raise ValueError(
                 f"The kinks of {type(segments.module).__name__} cannot be counted: they are known "
-                "for networks that apply Linear, ReLU, LeakyReLU, Identity, Flatten, Dropout and "
-                "BatchNorm1d modules one after the other. Write the module so (ReLU as a module, "
-                "not a function), or use gradient_deflection, which takes any module."
+                "for networks that apply Linear, convolutions, average pooling, batch "
+                "normalisation, dropout, ReLU, LeakyReLU, Identity, Flatten and Unflatten modules "
+                "one after the other. Write the module so (ReLU as a module, not a function), or "
+                "use gradient_deflection, which takes any module."
             )
         if not layers:
             return 0.0

@@ -86,7 +86,7 @@ def _with_sign_changes(path: Path) -> Path:
     piece, fraction, t = piece[first], fraction[first], t[first]
 
     fraction = fraction.view(-1, *[1] * (path.values.ndim - 1))
-    values = torch.lerp(path.values[piece], path.values[piece + 1], fraction)
+    values = torch.lerp(path.values[piece], path.values[piece + 1], fraction).contiguous()
     values.flatten(1)[knot, unit] = 0.0  # not a rounding error, which has a sign
     new = Path(path.segment[piece], t, values)
     position = piece + 1 + torch.arange(len(piece), device=piece.device)
@@ -132,11 +132,19 @@ def in_float64(layers: list[nn.Module], device: torch.device) -> tuple[nn.Sequen
 def _walks(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> Iterator[tuple[Path, int]]:
     """Walk some segments at once, so that memory is bounded; yield their path and number."""
     stack, like = in_float64(layers, X.device)
-    widths = [layer.out_features for layer in stack if isinstance(layer, nn.Linear)]
-    # As many kinks as there are units is generous for one segment.
-    chunk = max(1, CHUNK_NUMBERS // max(1, sum(widths) * max(widths, default=1)))
-    for chosen in pairs.split(chunk):
+    for chosen in pairs.split(max(1, CHUNK_NUMBERS // _numbers(stack, X[:1].to(like)))):
         yield walk(stack, X[chosen].to(like)), len(chosen)
+
+
+@torch.no_grad()
+def _numbers(stack: nn.Sequential, x: Tensor) -> int:
+    """About how many numbers the widest layer holds of one segment's knots, at most."""
+    units, widest = 2, x.numel()
+    for layer in stack:
+        x = layer(x)
+        widest = max(widest, x.numel())
+        units += x.numel() if has_kinks(layer) else 0  # a kink of each is generous
+    return units * widest
 
 
 def segment_statistics(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> SegmentStatistics:

@@ -107,6 +107,9 @@ def test_no_hook_is_left(fails):
     [
         (nn.Linear(2, 2), True, False),
         (nn.Dropout(), True, False),
+        (nn.Conv2d(1, 1, 2), True, False),
+        (nn.AvgPool2d(2), True, False),
+        (nn.MaxPool2d(2), False, False),
         (nn.ReLU(), True, True),
         (nn.LeakyReLU(0.1), True, True),
         (nn.LeakyReLU(1.0), True, False),

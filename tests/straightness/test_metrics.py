@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from sklearn import neural_network
-from sklearn.compose import make_column_transformer
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -226,6 +227,34 @@ def test_convolutional_skorch_net(data):
     exact = skorch_net(partial(nn.Sequential, dense, nn.ReLU(), module.out))
     assert found == pytest.approx(gradient_deflection(exact, X, n_pairs=20), rel=1e-3)
     assert gradient_gap_deviation(net, X, n_pairs=20) > 0
+
+
+def test_convolutional_modules_are_walked(data):
+    """Written with a module for each step, the same network is exact."""
+    written = skorch_net(ConvNet)
+    conv, out = written.module_.conv, written.module_.out
+    layers = nn.Unflatten(1, (1, 2, 2)), conv, nn.ReLU(), nn.Flatten(), out
+    net = skorch_net(partial(nn.Sequential, *layers))
+    X = data[0].astype("float32")
+    exact = gradient_deflection(net, X, n_pairs=20)
+    assert gradient_deflection(written, X, n_pairs=20, tol=1e-4) == pytest.approx(exact, rel=1e-3)
+    assert path_kinks(net, X, n_pairs=20) > 0
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_meta_estimators(measure, data, mlp):
+    X, y = data
+    net = MLPClassifier((9,), max_iter=9, random_state=0)
+    search = GridSearchCV(make_pipeline(StandardScaler(), net), {"mlpclassifier__alpha": [1.0]})
+    search.fit(X, y)
+    best = search.best_estimator_
+    expected = measure(best[-1], best[0].transform(X), n_pairs=20)
+    assert measure(search, X, n_pairs=20) == expected
+    target = TransformedTargetRegressor(
+        MLPRegressor(hidden_layer_sizes=(9,), max_iter=9, random_state=0)
+    ).fit(X, y)
+    assert measure(target, X, n_pairs=20) == measure(target.regressor_, X, n_pairs=20)
+    assert measure(FrozenEstimator(mlp), X, n_pairs=20) == measure(mlp, X, n_pairs=20)
 
 
 def test_kinks_before_a_softmax(data):

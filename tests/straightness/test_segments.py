@@ -260,6 +260,59 @@ def test_batch_norm_and_flatten_are_walked(X):
     assert_same(found, segment_statistics(folded, X, PAIRS))
 
 
+def dense_twin(layer, shape):
+    """The affine layer as a dense one, on flat samples of this shape; and the output's shape."""
+    with torch.no_grad():
+        basis = torch.eye(int(np.prod(shape)), dtype=torch.float64).unflatten(1, shape)
+        bias = layer(0 * basis[:1])
+        twin = nn.Linear(bias.numel(), len(basis), dtype=torch.float64)
+        twin.weight.data = (layer(basis) - bias).flatten(1).T.contiguous()
+        twin.bias.data = bias.flatten()
+    return twin, bias.shape[1:]
+
+
+def trained_norm(norm, shape):
+    norm = norm.double()
+    norm(torch.randn(30, *shape, dtype=torch.float64) * 3 + 1)
+    return norm.eval()
+
+
+CONVOLUTIONAL = {
+    "1d": ((2, 6), lambda: [nn.Conv1d(2, 3, 3), nn.ReLU(), nn.AvgPool1d(2)]),
+    "2d": ((1, 4, 3), lambda: [nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.AvgPool2d(2)]),
+    "3d": ((1, 2, 3, 2), lambda: [nn.Conv3d(1, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(1)]),
+    "deep": (
+        (1, 4, 3),
+        lambda: [
+            *(nn.Conv2d(1, 4, 2, stride=2, padding=1), nn.ReLU(), nn.Dropout2d().eval()),
+            *(nn.Conv2d(4, 6, 2, groups=2, bias=False), nn.LeakyReLU(0.2)),
+            trained_norm(nn.BatchNorm2d(6), (6, 2, 1)),
+            nn.AdaptiveAvgPool2d(1),
+        ],
+    ),
+    "circular": (
+        (1, 4, 3),
+        lambda: [nn.Conv2d(1, 3, 3, padding=1, padding_mode="circular"), nn.ReLU()],
+    ),
+}
+
+
+@pytest.mark.parametrize(("shape", "layers"), CONVOLUTIONAL.values(), ids=CONVOLUTIONAL)
+def test_convolutional_nets_are_walked(shape, layers):
+    X = 2 * torch.randn(20, 12, dtype=torch.float64, generator=torch.manual_seed(0))
+    layers = [layer.double() for layer in layers()]
+    dense, at = [], shape
+    for layer in layers:
+        twin = layer
+        if not has_kinks(layer):
+            twin, at = dense_twin(layer, at)
+        dense.append(twin)
+    last = [nn.Linear(int(np.prod(at)), 2, dtype=torch.float64)]
+    found = segment_statistics([nn.Unflatten(1, shape), *layers, nn.Flatten(), *last], X, PAIRS)
+    assert found.kinks.min() > 0
+    assert_same(found, segment_statistics(dense + last, X, PAIRS))
+
+
 def test_chunks_do_not_matter(net, X, monkeypatch):
     together = segment_statistics(net, X, PAIRS)
     monkeypatch.setattr(_segments, "CHUNK_NUMBERS", 1)
