@@ -1,4 +1,4 @@
-"""Metrics of a small kernel in NumPy, whose operations cost less to call than torch's."""
+"""Metrics of a small kernel, most of it in NumPy, which costs less per call than torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection
 
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["kernel_metrics"]
 
@@ -14,23 +16,24 @@ JITTER = 1e-4
 TINY = float(np.finfo(np.float64).tiny)
 
 
-def kernel_metrics(K: np.ndarray, names: Collection[str]) -> dict[str, float]:
+def kernel_metrics(K: Tensor, names: Collection[str]) -> dict[str, float]:
     """Metrics of one kernel by name, see `sklearn_mgs.gram.mgs_metric`, with its default jitter.
 
     A single eigenvalue decomposition serves all that need one. NaN for a kernel that is not
     finite.
     """
-    n, K = len(K), K.astype(np.float64)
+    n, K = len(K), K.cpu()  # one wait for the device
     total = float(K.trace())
     if not math.isfinite(total):  # no inner product exceeds the squared norms
         return dict.fromkeys(names, math.nan)
     values = {"trace": total / n}
     if "cosine" in names:
-        scale = 1 / np.sqrt(np.maximum(K.diagonal(), TINY))
-        R = scale[:, None] * K * scale
+        R = K.double().numpy()
+        scale = 1 / np.sqrt(np.maximum(R.diagonal(), TINY))
+        R = scale[:, None] * R * scale
         values["cosine"] = (R.sum() - R.trace()) / (n * (n - 1)) if n > 1 else math.nan
     if not {"logdet", "det", "effective_rank"}.isdisjoint(names):
-        eigenvalues = np.maximum(np.linalg.eigvalsh(K), TINY)
+        eigenvalues = np.maximum(torch.linalg.eigvalsh(K).double().numpy(), TINY)
         values["logdet"] = np.log(eigenvalues + JITTER * total / n).sum() / n
         values["det"] = math.exp(values["logdet"])
         mass = eigenvalues.sum()  # the entropy of p = eigenvalues / mass, without forming p

@@ -128,7 +128,7 @@ class MGSMonitor(Callback):
     def _measure(self, net) -> dict[str, float]:
         if self.kernel_ is None:
             self.kernel_ = _Kernel(net, self.samples_)
-        return kernel_metrics(self.kernel_().cpu().numpy(), self.metrics)
+        return kernel_metrics(self.kernel_(), self.metrics)
 
 
 class MGSEarlyStopping(Callback):

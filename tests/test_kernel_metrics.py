@@ -1,4 +1,4 @@
-"""Metrics in NumPy against those of the torch core."""
+"""Metrics of the monitor against those of the torch core."""
 
 import numpy as np
 import pytest
@@ -24,21 +24,21 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_each_metric_is_that_of_the_core(name, metric):
-    expected = mgs_metric(torch.from_numpy(KERNELS[name]), metric)
-    got = kernel_metrics(KERNELS[name], [metric])
+    K = torch.from_numpy(KERNELS[name])
+    expected, got = mgs_metric(K, metric), kernel_metrics(K, [metric])
     assert list(got) == [metric]
     assert got[metric] == pytest.approx(float(expected), rel=1e-9, abs=1e-300, nan_ok=True)
 
 
 def test_metrics_of_single_precision():
-    K = KERNELS["full rank"]
-    single, double = (kernel_metrics(k, METRICS) for k in (K.astype(np.float32), K))
+    K = torch.from_numpy(KERNELS["full rank"])
+    single, double = (kernel_metrics(k, METRICS) for k in (K.float(), K))
     assert single == pytest.approx(double, rel=1e-5)
     assert list(double) == list(METRICS)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_kernel_that_is_not_finite(bad):
-    values = kernel_metrics(np.full((3, 3), bad), METRICS)
+    values = kernel_metrics(torch.full((3, 3), bad), METRICS)
     assert list(values) == list(METRICS)
     assert np.isnan(list(values.values())).all()
