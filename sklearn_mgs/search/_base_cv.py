@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from sklearn_mgs._constraints import CONSTRAINTS
+from sklearn_mgs._device import resolve_device
 from sklearn_mgs.search._fold import Model, prepare_fold
 from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rungs
 from sklearn_mgs.search._memory import default_max_models, model_bytes
@@ -57,6 +58,7 @@ class BaseMLPCV:
         self._validate_params()
         lone = self._lone_estimator()
         check_batchable(lone)
+        resolve_device(self.device)  # each worker resolves it again, for itself
         candidates = make_candidates(self.mgs_strengths, self.alphas, self.l1s)
         self.scorer_ = self._make_scorers()
         main_score = self._main_score()
@@ -65,15 +67,14 @@ class BaseMLPCV:
         splits = list(cv.split(X, y, groups))
         self.n_splits_ = len(splits)
         models = self._models(lone, candidates, X, y, sample_weight, splits)
-        batches = make_batches(models, self._max_models(models), effective_n_jobs(self.n_jobs))
+        n_jobs = effective_n_jobs(self.n_jobs)
+        batches = make_batches(models, self._max_models(models, n_jobs), n_jobs, self.device)
         scoring = Scoring(self.scorer_, X, y, sample_weight, splits)
         factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
         rungs = make_rungs(len(candidates), self.max_iter, factor)
         total = rungs[-1] * len(models)
         progress = Progress(total, main_score, len(splits), bool(self.verbose))
-        models, n_resources = search(
-            batches, rungs, factor, scoring, main_score, effective_n_jobs(self.n_jobs), progress
-        )
+        models, n_resources = search(batches, rungs, factor, scoring, main_score, n_jobs, progress)
         progress.close()
         _warn_of_failures(models)
         given = np.array([n_resources[c] for c in range(len(candidates))])
@@ -120,7 +121,7 @@ class BaseMLPCV:
             models += [Model(i, split, params, fold) for i, params in enumerate(candidates)]
         return models
 
-    def _max_models(self, models: list[Model]) -> int:
+    def _max_models(self, models: list[Model], n_jobs: int) -> int:
         if self.max_models is not None:
             return self.max_models
         fold = models[0].fold
@@ -129,7 +130,7 @@ class BaseMLPCV:
         directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
         n_batch = min(len(samples), 200 if self.batch_size == "auto" else self.batch_size)
         size = model_bytes(est._network["layers"], n_batch, directions, samples.dtype.itemsize)
-        return default_max_models(size, samples.device, effective_n_jobs(self.n_jobs))
+        return default_max_models(size, resolve_device(self.device), n_jobs)
 
     # ---------------------------------------------------------------- choosing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sklearn_mgs._coherence import cosine
 from sklearn_mgs._data import BatchIterator
+from sklearn_mgs._device import resolve_device
 from sklearn_mgs.search._batched_coherence import BatchedGate
 from sklearn_mgs.search._batched_data import BatchedBatch, BatchedSamples
 from sklearn_mgs.search._batched_net import BatchedMLP
@@ -31,6 +33,8 @@ class BatchedFit:
     ----------
     models : list of Model
         Their folds have one signature, and the penalty is on in all or in none.
+    device : str, default="auto"
+        Where they train; "auto" is for each machine that this comes to to resolve.
 
     Attributes
     ----------
@@ -42,24 +46,24 @@ class BatchedFit:
         Epochs trained.
     """
 
-    def __init__(self, models: list[Model]):
-        self.models = models
+    def __init__(self, models: list[Model], device: str = "auto"):
+        self.models, self.device = models, device
         self.active = list(models)
         self.epoch = 0
         self.net: BatchedMLP | None = None
+        self.torch_state: Tensor | None = None
 
     # ---------------------------------------------------------------- beginning
 
     def start(self) -> None:
         """Make the tensors; from here on the folds' estimators are this batch's own."""
         shared = list({id(m.fold): m.fold for m in self.models}.values())
-        own = {id(fold): fold.private() for fold in shared}
+        device = resolve_device(self.device)
+        own = {id(fold): fold.private(device) for fold in shared}
         for model in self.models:
             model.fold = own[id(model.fold)]
         fold = self.models[0].fold
         est = self.estimator = fold.estimator
-        parameter = next(est.module_.parameters())
-        self.like = {"dtype": parameter.dtype, "device": parameter.device}
         parts = [m.fold.initial() for m in self.models]
         weights, biases = ([torch.stack(p) for p in zip(*part)] for part in zip(*parts))
         self.net = BatchedMLP(weights, biases, est.activation, est.dropout)
@@ -72,7 +76,32 @@ class BatchedFit:
         self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), gate)
         n_batch = est._n_batch(len(fold.samples))
         self.batches = BatchIterator(self._samples(), n_batch, est.shuffle, est._random_state)
-        self.torch_state = torch.Generator(parameter.device).manual_seed(fold.seed).get_state()
+
+    @property
+    def like(self) -> dict:
+        """Precision and device."""
+        memory = self.net.parameters.memory
+        return {"dtype": memory.dtype, "device": memory.device}
+
+    def __getstate__(self) -> dict:
+        """Through torch, which can bring the tensors to another device when loading."""
+        if self.net is None:
+            return vars(self)
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        return {"device": self.device, "torch": buffer.getvalue()}
+
+    def __setstate__(self, state: dict) -> None:
+        """Go on where this machine trains."""
+        if "torch" in state:
+            device = resolve_device(state["device"])
+            # The content is no less trusted than the pickle it travels in.
+            where = {"map_location": device, "weights_only": False}
+            state = torch.load(io.BytesIO(state["torch"]), **where)
+            for model in state["models"]:
+                model.fold.samples.device = device
+                model.fold.estimator.module_.to(device)
+        vars(self).update(state)
 
     def _samples(self) -> BatchedSamples:
         folds = list({id(m.fold): m.fold for m in self.active}.values())
@@ -81,15 +110,16 @@ class BatchedFit:
             [fold.samples for fold in folds], [position[id(m.fold)] for m in self.active]
         )
 
-    def _values(self, name: str) -> Tensor:
-        """A parameter of each model, shape (M,)."""
+    def _values(self, name: str) -> Tensor | None:
+        """A parameter of each model, shape (M,), or None if it is zero in all."""
         default = getattr(self.estimator, name)
-        return torch.tensor([m.params.get(name, default) for m in self.models], **self.like)
+        values = [m.params.get(name, default) for m in self.models]
+        return torch.tensor(values, **self.like) if any(values) else None
 
     def _column(self, name: str) -> Tensor | None:
-        """The same of shape (M, 1, 1), or None if it is zero in all."""
+        """The same of shape (M, 1, 1)."""
         values = self._values(name)
-        return values[:, None, None] if values.any() else None
+        return None if values is None else values[:, None, None]
 
     def _make_objective(self) -> BatchedObjective:
         est = self.estimator
@@ -104,7 +134,7 @@ class BatchedFit:
 
     def _make_penalty(self) -> BatchedPenalty | None:
         strength = self._values("mgs_strength")
-        if not strength.any():
+        if strength is None:
             return None
         penalties = [m.fold.penalty for m in self.models]
         scale = torch.stack([p.scale_ for p in penalties]).to(**self.like)
@@ -147,8 +177,7 @@ class BatchedFit:
         began = time.perf_counter()
         if self.net is None:
             self.start()
-        generator = torch.Generator(self.like["device"])
-        generator.set_state(self.torch_state)
+        generator = self._generator()
         while self.active and self.epoch < until:
             trained = len(self.active)
             self._after_epoch(self._train_epoch(generator))
@@ -159,6 +188,13 @@ class BatchedFit:
         self.torch_state = generator.get_state()
         for model in self.models:
             model.fit_time += (time.perf_counter() - began) / len(self.models)
+
+    def _generator(self) -> torch.Generator:
+        """As the last epoch left it, if that was on this kind of device."""
+        generator, state = torch.Generator(self.like["device"]), self.torch_state
+        if state is not None and len(state) == len(generator.get_state()):
+            return generator.set_state(state.cpu())
+        return generator.manual_seed(self.models[0].fold.seed + self.epoch)
 
     @torch.no_grad()
     def _train_epoch(self, generator) -> dict[str, np.ndarray]:
@@ -293,7 +329,7 @@ class BatchedFit:
 
     def release(self) -> None:
         """Forget all but the models' records."""
-        self.active, self.net, self.best = [], None, None
+        self.active, self.net, self.best, self.estimator = [], None, None, None
         self.objective = self.step_size = self.regularizer = self.batches = None
         for model in self.models:
             model.parameters = model.fold = None

@@ -40,7 +40,8 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         `sklearn_mgs.model_selection.one_standard_error`.
     n_jobs : int, default=None
         Batches that train at once, in threads unless joblib's `parallel_config` names another
-        backend. None: one, with all of torch's threads.
+        backend: "loky" for processes, "dask" for other machines. None: one, with all of torch's
+        threads; with "dask", as many as its workers have threads.
     max_models : int, default=None
         Models, of one candidate and one fold each, that train in one batch. None: as many as
         train fast and fit into half of the free memory.
@@ -48,10 +49,10 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         Whether candidates that fall behind are dropped: with an integer `k` (True is 2), after
         ``max_iter / k``, ``max_iter / k²``, … epochs (as often as it takes to come from all
         candidates to `k`). Each time the best of the remaining candidates, one in `k`,
-        go on, and of the others those whose score is not clearly behind: by more than three
+        go on, and of the others those whose score is not clearly behind: by more than two
         standard errors of the differences to the best on the same splits.
     verbose : bool, default=False
-        Whether to show a progress bar over epochs, with the best mean score so far.
+        Whether to show a progress bar over epochs and batches, with the best mean score so far.
     solver, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle : object
         As in `MLPClassifier`, but for ``solver="lbfgs"``, which is not batched.
     random_state : object

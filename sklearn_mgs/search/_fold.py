@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import clone
 from torch import Tensor
 
@@ -63,15 +64,20 @@ class Fold:
         weights = [m.weight.detach().T.contiguous() for m in linears]
         return weights, [m.bias.detach().unsqueeze(0) for m in linears]
 
-    def private(self) -> Fold:
-        """The same with an estimator of its own, to write weights into."""
-        return Fold(
-            copy.deepcopy(self.estimator), self.samples, self.validation, self.penalty, self.seed
-        )
+    def private(self, device: torch.device) -> Fold:
+        """The same on that device, with an estimator of its own, to write weights into."""
+        estimator, samples = copy.deepcopy(self.estimator), self.samples
+        estimator.module_.to(device)
+        if device != samples.device:
+            X, y, weight = samples.X, samples.y, samples.host_weight
+            samples = Samples(X, y, weight, device=device, dtype=samples.dtype)
+        return Fold(estimator, samples, self.validation, self.penalty, self.seed)
 
 
 def prepare_fold(estimator: BaseMLP, X, y, sample_weight=None) -> Fold:
-    """Do what a lone fit of `estimator` does before its first epoch.
+    """Do what a lone fit of `estimator` does before its first epoch, on the CPU.
+
+    The device is for whoever trains the fold to choose: it may be another machine.
 
     Parameters
     ----------
@@ -80,7 +86,7 @@ def prepare_fold(estimator: BaseMLP, X, y, sample_weight=None) -> Fold:
     X, y, sample_weight : array-like
         The fold's training samples.
     """
-    est = clone(estimator)
+    est = clone(estimator).set_params(device="cpu")
     samples, validation, seed = est._prepare(X, y, sample_weight, None, incremental=False)
     return Fold(est, samples, validation, est.net_.criterion_.penalty, seed)
 

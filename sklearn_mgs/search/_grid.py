@@ -12,7 +12,8 @@ __all__ = ["check_batchable", "default_strengths", "make_candidates", "make_rung
 
 def default_strengths(n: int) -> np.ndarray:
     """Zero and ``n - 1`` values from 0.001 to 10, evenly spaced on a logarithmic scale."""
-    return np.concatenate([[0.0], np.logspace(-3, 1, n - 1)])
+    # To twelve digits: the last ones depend on the release of NumPy.
+    return np.array([0.0, *(float(f"{s:.12g}") for s in np.logspace(-3, 1, n - 1))])
 
 
 def make_candidates(mgs_strengths, alphas=None, l1s=None) -> list[dict]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import cpu_count
+from joblib.parallel import get_active_backend
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -21,7 +22,7 @@ from sklearn_mgs.search._fold import Model
 
 __all__ = ["Scoring", "make_batches", "search", "staying_candidates", "takes_weight"]
 
-MARGIN = 3.0
+MARGIN = 2.0
 """Standard errors by which a candidate must be behind before halving drops it."""
 
 
@@ -78,7 +79,9 @@ def _score(name, scorer, estimator, X, y, kwargs) -> float:
     return float(score)
 
 
-def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[BatchedFit]:
+def make_batches(
+    models: list[Model], max_models: int, n_jobs: int, device: str = "auto"
+) -> list[BatchedFit]:
     """Divide the models into batches of one shape and at most `max_models`.
 
     The number of batches of a shape is a multiple of `n_jobs`, if it has as many models.
@@ -92,7 +95,7 @@ def make_batches(models: list[Model], max_models: int, n_jobs: int) -> list[Batc
         rounds = -(-len(same) // (max_models * n_jobs))
         n = min(len(same), rounds * n_jobs)
         cuts = np.linspace(0, len(same), n + 1).round().astype(int)
-        batches += [BatchedFit(same[i:j]) for i, j in pairwise(cuts)]
+        batches += [BatchedFit(same[i:j], device) for i, j in pairwise(cuts)]
     return batches
 
 
@@ -127,31 +130,39 @@ def search(
     """
     staying = sorted({m.candidate for b in batches for m in b.models})
     n_resources: dict[int, int] = {}
+    threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
     for epoch in rungs:
         n_resources |= dict.fromkeys(staying, epoch)
-        last = epoch == rungs[-1]
-        threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
-        run = delayed(_advance)
-        batches = Parallel(n_jobs=n_jobs, prefer="threads")(
-            run(batch, epoch, scoring, last, threads, progress) for batch in batches
-        )
+        run, trained = delayed(_advance), []
+        tasks = (run(batch, epoch, scoring, epoch == rungs[-1], progress) for batch in batches)
+        progress.begin(len(batches))
+        with torch_threads(threads):
+            for batch in Parallel(n_jobs=n_jobs, **_parallel_options())(tasks):
+                trained.append(batch)
+                progress.scored(batch.models)
+        batches = trained
         models = [m for b in batches for m in b.models]
-        progress.scored(models)
-        if not last:
+        if epoch != rungs[-1]:
             staying = staying_candidates(_by_candidate(models, staying, main_score), factor)
             for batch in batches:
                 batch.drop(staying)
     return models, n_resources
 
 
-def _advance(batch, epoch, scoring, last, threads, progress) -> BatchedFit:
+def _parallel_options() -> dict:
+    """In threads unless somebody asked for another backend; results as they come."""
+    options = {"prefer": "threads"}
+    backend, _ = get_active_backend(**options)
+    return_as = "generator_unordered" if backend.supports_return_generator else "list"
+    return {**options, "return_as": return_as}
+
+
+def _advance(batch, epoch, scoring, last, progress) -> BatchedFit:
     """Train one batch until `epoch` and score its models."""
-    with torch_threads(threads):
-        unscored = [m for m in batch.models if m.scores is None or m in batch.active]
-        batch.train(epoch, progress.epoch)
-        for model in unscored:
-            scoring(model)
-    progress.scored(unscored)
+    unscored = [m for m in batch.models if m.scores is None or m in batch.active]
+    batch.train(epoch, progress.epoch)
+    for model in unscored:
+        scoring(model)
     if last:
         batch.release()
     return batch
@@ -198,7 +209,10 @@ def staying_candidates(scores: dict[int, np.ndarray], factor: int) -> list[int]:
 
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
-    """Let torch use `n` threads inside the block; None: as many as it does."""
+    """Let torch use `n` threads inside the block and in threads begun there; None: as it does.
+
+    Processes have a limit of their own, which joblib and dask give them.
+    """
     if n is None:
         yield
         return

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from sklearn.model_selection import KFold
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
+from sklearn_mgs.search import _batched_fit as batched_fit
 from sklearn_mgs.search._batched_objective import BatchedObjective
 from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
 from sklearn_mgs.search._fold import Model, prepare_fold
@@ -218,6 +219,73 @@ def test_each_stops_in_its_own_time(estimator, y, params):
     epochs = {model.n_iter for model in trained}
     assert len(epochs) > 1
     assert min(epochs) < 40
+
+
+def test_who_has_stopped_leaves_the_batch():
+    params = {**BASE, "max_iter": 40, "tol": 0.02, "learning_rate_init": 0.03}
+    batch = batches(MLPClassifier(**params, n_iter_no_change=1), CLASSES)[1]
+    trained = []
+
+    def on_epoch(n_models):
+        trained.append(n_models)
+        if batch.active:
+            assert len(batch.net.weights[0]) == len(batch.active)
+
+    batch.train(40, on_epoch)
+    epochs = [model.n_iter for model in batch.models]
+    assert len(set(epochs)) > 1
+    assert trained == [sum(n > i for n in epochs) for i in range(max(epochs))]
+    assert batch.net is None
+
+
+def test_a_batch_goes_where_the_machine_that_loads_it_trains(monkeypatch):
+    (batch, *_) = batches(
+        MLPClassifier(**BASE, early_stopping=True), CLASSES, grid=candidates()[1:]
+    )
+    fresh = pickle.dumps(batch)
+    batch.train(2)
+    started = pickle.dumps(batch)
+    monkeypatch.setattr(batched_fit, "resolve_device", lambda device: torch.device("meta"))
+    for pickled in (fresh, started):
+        there = pickle.loads(pickled)
+        if there.net is None:
+            there.start()
+        held = [there.net.parameters, there.net.gradients, there.best]
+        held += [there.step_size.moment, there.step_size.square]
+        tensors = [flat.memory for flat in held] + [flat.parts[0] for flat in held]
+        samples = there.models[0].fold.samples
+        tensors += [samples.X, samples.y, there.objective.penalty.strength]
+        tensors += [*there.models[0].fold.estimator.module_.parameters()]
+        assert {t.device.type for t in tensors} == {there.like["device"].type} == {"meta"}
+        assert samples.device.type == "meta"
+
+
+def test_random_numbers_go_on_or_begin_anew_on_another_kind_of_device():
+    (batch, *_) = batches(MLPClassifier(**BASE), CLASSES)
+    batch.train(1)
+    expected = torch.Generator().set_state(batch.torch_state)
+    assert torch.equal(batch._generator().get_state(), expected.get_state())
+    batch.torch_state = torch.zeros(16, dtype=torch.uint8)  # as long as a GPU's
+    fresh = torch.Generator().manual_seed(batch.models[0].fold.seed + 1)
+    assert torch.equal(batch._generator().get_state(), fresh.get_state())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    params = {**BASE, "hidden_layer_sizes": (64,), "batch_size": 20}
+    here = batches(MLPClassifier(**params), CLASSES)
+    there = batches(MLPClassifier(**params), CLASSES)
+    for a, b in zip(here, there):
+        a.device, b.device = "cpu", "auto"
+        a.train(2)
+        b.train(2)
+        b = pickle.loads(pickle.dumps(b))
+        assert b.like["device"].type == "cuda"
+        for batch in (a, b):
+            batch.train(5)
+        for x, y in zip(a.models, b.models):
+            for p, q in zip(x.parameters, y.parameters):
+                assert_allclose(p, q, rtol=0, atol=1e-8)
 
 
 def test_a_failure_leaves_the_others_alone():

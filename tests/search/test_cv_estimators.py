@@ -1,12 +1,14 @@
 """MLPClassifierCV and MLPRegressorCV: the answer of GridSearchCV, and what is theirs alone."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from joblib import parallel_config
+from joblib import cpu_count, parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
@@ -18,8 +20,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_mgs import MLPClassifier, MLPRegressor
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
 from sklearn_mgs.model_selection import one_standard_error
-from sklearn_mgs.search import MLPClassifierCV, MLPRegressorCV
+from sklearn_mgs.search import MLPClassifierCV, MLPRegressorCV, _memory
 from sklearn_mgs.search import _search as search_module
+from sklearn_mgs.search._memory import model_bytes
 
 rng = np.random.RandomState(0)
 X, y = load_iris(return_X_y=True)
@@ -95,6 +98,27 @@ def test_several_lists():
     theirs = GridSearchCV(MLPClassifier(**PARAMS), lists, cv=3).fit(X, y)
     ours = classifier(mgs_strengths=[0.0, 1.0], alphas=[0.0, 1.0], l1s=[0.0, 0.5]).fit(X, y)
     assert_same_search(ours, theirs)
+
+
+def test_coherent_regularisation():
+    params = {**PARAMS, "alpha": 1.0, "l1": 0.5, "coherence_threshold": 0.9}
+    theirs = GridSearchCV(MLPClassifier(**params), {"mgs_strength": STRENGTHS}, cv=3)
+    assert_same_search(classifier(**params).fit(X, y), theirs.fit(X, y))
+
+
+def test_class_weight_and_early_stopping():
+    params = {**PARAMS, "class_weight": "balanced", "early_stopping": True, "n_iter_no_change": 2}
+    theirs = GridSearchCV(MLPClassifier(**params), {"mgs_strength": STRENGTHS}, cv=3)
+    assert_same_search(classifier(**params).fit(X, y), theirs.fit(X, y))
+
+
+@pytest.mark.parametrize(
+    ("search", "estimator"), [(MLPClassifierCV, MLPClassifier), (MLPRegressorCV, MLPRegressor)]
+)
+def test_it_takes_the_parameters_of_the_estimator(search, estimator):
+    ours, theirs = search().get_params(), estimator().get_params()
+    assert set(theirs) - set(ours) == {"mgs_strength", "compile"}
+    assert all(ours[name] == theirs[name] for name in set(theirs) & set(ours))
 
 
 def test_groups():
@@ -206,11 +230,23 @@ def test_division_into_batches_changes_nothing(options):
     assert_array_equal(whole.scores_, divided.scores_)
 
 
-def test_other_processes_change_nothing():
+def threads(estimator, X, y):
+    return torch.get_num_threads()
+
+
+def test_other_processes_change_nothing_and_share_the_cores(monkeypatch):
+    # Without the limit that joblib sets in its workers, each would start a thread per core.
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    options = {"scoring": {"accuracy": "accuracy", "threads": threads}, "refit": "accuracy"}
     whole = classifier(halving=True).fit(X, y)
+    grid = GridSearchCV(MLPClassifier(**PARAMS), {"mgs_strength": STRENGTHS}, cv=3, **options)
     with parallel_config("loky", n_jobs=2):
-        spread = classifier(halving=True, n_jobs=2, verbose=True).fit(X, y)
-    assert_array_equal(whole.scores_, spread.scores_)
+        spread = classifier(halving=True, verbose=True, **options).fit(X, y)
+        grid.fit(X, y)
+    assert_array_equal(whole.scores_, spread.scores_["accuracy"])
+    for search in (spread, grid):
+        assert set(search.cv_results_["mean_test_threads"]) == {max(1, cpu_count() // 2)}
 
 
 def test_threads_of_torch_are_divided_and_restored(monkeypatch):
@@ -226,33 +262,74 @@ def test_threads_of_torch_are_divided_and_restored(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_five_hundred_candidates_in_bounded_memory(monkeypatch):
-    live, most = set(), []
+@pytest.fixture
+def live(monkeypatch):
+    """Sizes over time of the set of models that hold memory."""
+    models, sizes = set(), []
     start, release = search_module.BatchedFit.start, search_module.BatchedFit.release
 
     def counting_start(batch):
         start(batch)
-        live.update(batch.models)
-        most.append(len(live))
+        models.update(batch.models)
+        sizes.append(len(models))
 
     def counting_release(batch):
         release(batch)
-        live.difference_update(batch.models)
+        models.difference_update(batch.models)
+        sizes.append(len(models))
 
     monkeypatch.setattr(search_module.BatchedFit, "start", counting_start)
     monkeypatch.setattr(search_module.BatchedFit, "release", counting_release)
-    search = classifier(
-        mgs_strengths=500,
-        cv=5,
-        hidden_layer_sizes=(3,),
-        max_iter=1,
-        max_models=150,
-        scoring=lambda estimator, X, y: estimator.coefs_[0][0, 0],
-    ).fit(X, y)
+    return sizes
+
+
+MANY = {
+    "mgs_strengths": 500,
+    "cv": 5,
+    "hidden_layer_sizes": (3,),
+    "max_iter": 1,
+    "scoring": lambda estimator, X, y: estimator.coefs_[0][0, 0],
+}
+
+
+@pytest.mark.parametrize("limit", ["as asked", "as free memory allows"])
+def test_five_hundred_candidates_train_in_groups(monkeypatch, live, limit):
+    if limit == "as asked":
+        search = classifier(**MANY, max_models=150)
+    else:  # half of the free memory is for models: weights 4 * 3 + 3 * 3, biases 3 + 3
+        size = model_bytes([4, 3, 3], PARAMS["batch_size"], 1, 8)
+        monkeypatch.setattr(_memory, "_free_bytes", lambda device: 2 * 150 * size)
+        search = classifier(**MANY)
+    search.fit(X, y)
     assert search.scores_.shape == (5, 500)
     assert np.isfinite(search.scores_).all()
-    assert max(most) <= 150
-    assert not live
+    assert 100 < max(live) <= 150
+    assert live[-1] == 0
+
+
+def test_five_hundred_candidates_in_bounded_memory():
+    script = """
+import resource, warnings
+import numpy as np
+from sklearn_mgs import MLPClassifierCV
+warnings.simplefilter("ignore")
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def weight(estimator, X, y):
+    return estimator.coefs_[0][0, 0]
+X, y = np.random.RandomState(0).randn(40, 300), np.arange(40) % 2
+search = MLPClassifierCV((100,), max_iter=1, random_state=0, scoring=weight)
+search.set_params(mgs_strengths=2).fit(X, y)
+before = peak()
+search.set_params(mgs_strengths=500).fit(X, y)
+assert search.scores_.shape == (5, 500)
+print(peak() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    # Weights alone are 0.24 MB a model, 600 MB for all; with their moments 3 GB.
+    assert float(run.stdout) < 150
 
 
 # ----------------------------------------------------------------------------- halving
@@ -309,9 +386,16 @@ def test_halving_keeps_who_is_not_clearly_behind(rule):
 # ----------------------------------------------------------------- failures and errors
 
 
-def test_progress_bar(capsys):
-    classifier(verbose=True).fit(X, y)
-    assert "best score=" in capsys.readouterr().err
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_progress_bar_over_epochs_and_groups_with_the_best_score(capsys, backend):
+    with parallel_config(backend, n_jobs=2):
+        search = classifier(verbose=True).fit(X, y)
+    shown = capsys.readouterr().err
+    epochs = len(STRENGTHS) * 3 * PARAMS["max_iter"]
+    assert f"{epochs}/{epochs}" in shown
+    assert "groups=1/4" in shown  # two with a penalty, two without
+    assert "groups=4/4" in shown
+    assert f"best score={search.best_score_:.4g}" in shown
     classifier().fit(X, y)
     assert not capsys.readouterr().err
 

@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 
 def test_default_strengths():
     assert_array_equal(default_strengths(2), [0, 0.001])
-    assert_allclose(default_strengths(6), [0, 0.001, 0.01, 0.1, 1, 10])
+    assert_array_equal(default_strengths(6), [0, 0.001, 0.01, 0.1, 1, 10])
+    assert_allclose(default_strengths(10)[1:], np.logspace(-3, 1, 9), rtol=1e-11)
 
 
 def test_candidates_are_all_combinations():
