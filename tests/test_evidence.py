@@ -155,6 +155,7 @@ def test_a_table_takes_cells_and_seeds_that_all_have():
     ]
     rows.append(row(data="b", competitor="none"))
     rows += [row(data="b", competitor="L2"), row(competitor="dropout")]
+    rows.append(row(data="c", competitor="L2"))  # the next set is begun
     table = stats.make_table(rows, "C", ["L2", "none", "dropout"])
     assert table.competitors == ["L2", "none"]  # dropout has only one of the two sets
     assert table.scores.tolist() == [pytest.approx([0.6, 0.6]), [0.5, 0.5]]
@@ -241,7 +242,7 @@ def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
 def test_an_empty_page_says_so(tmp_path):
     page.write_page([], tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
-    assert text.count("Not run yet.") == 6
+    assert text.count("Not run yet.") == 7
     assert text.count("| not run yet |") == 7
 
 
@@ -257,3 +258,6 @@ def test_goals_follow_the_rows(rows):
     assert below == ["36.00 % (1 seeds)", "met"]
     decay = next(v for k, v in verdicts.items() if "tuned L2" in k)
     assert decay == ["h = 300: MGS trace 36.00, L2 42.00", "met, other widths not run yet"]
+    dropout = next(v for k, v in verdicts.items() if "MC dropout" in k)
+    assert dropout[0].startswith("MGS trace ")
+    assert dropout[0].endswith(" of 1 (2 seeds)")

@@ -94,5 +94,5 @@ def draw_noise(table: Table, path: Path, ylabel: str) -> None:
         ax.set(title=f"{n} samples", xlabel="share of labels drawn anew", xticks=noise)
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, -1].legend(fontsize=7, loc="lower left")
+    axes[0, -1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save(figure, path)

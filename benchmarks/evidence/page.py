@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evidence.competitors import COMPETITORS
 from benchmarks.evidence.figures import draw_noise, draw_ranks
 from benchmarks.evidence.goals import NOISY, goals
 from benchmarks.evidence.markdown import METHODS, OUTSIDE, VARIANTS, bold, markdown, seeds_of
@@ -37,6 +38,7 @@ def write_page(rows, path: Path) -> None:
         "mnist1d": mnist1d(rows),
         "regression": regression(rows),
         "clean_tuning": clean_tuning(rows),
+        "cost": cost(rows),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, part in parts.items():
@@ -193,3 +195,20 @@ def clean_tuning(rows: list[dict]) -> str:
             lines.setdefault(name, []).extend(f"{value:.3f}" for value in pair)
     full = [[name, *values] for name, values in lines.items() if len(values) == len(header) - 1]
     return markdown(header, full)
+
+
+def cost(rows: list[dict]) -> str:
+    """Task C: seconds for all candidates over L2's on the same data, median over cells."""
+    seconds: dict[str, dict[tuple, float]] = {}
+    for row in rows:
+        if row["task"] == "C" and not COMPETITORS[row["competitor"]].lone:
+            cell = row["data"], row["seed"], row["noise"]
+            seconds.setdefault(row["competitor"], {})[cell] = float(row["seconds"])
+    decay = {cell: s for cell, s in seconds.get("L2", {}).items() if s}
+    ratios = {
+        name: float(np.median([mine[cell] / decay[cell] for cell in mine if cell in decay]))
+        for name, mine in seconds.items()
+        if set(mine) & set(decay)
+    }
+    lines = [[name, f"{ratios[name]:.1f}"] for name in sorted(ratios, key=ratios.get)]
+    return markdown(["method", "time over L2's"], lines)

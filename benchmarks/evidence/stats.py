@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata, studentized_range, wilcoxon
 
-COMPLETE = 0.9
-"""A competitor takes part in a table if it has rows in this share of the cells that any has."""
+COMPLETE = 0.8
+"""A competitor takes part in a table if it has this share of the cells that the median one has."""
 
 
 @dataclass
@@ -82,8 +82,8 @@ def make_table(rows, task: str, names, score: str = "test") -> Table:
             cell = (row["data"], int(row["n"]), row["width"], float(row["noise"]))
             found[cell, int(row["seed"])][row["competitor"]] = float(row[score])
     has = {name: {cell for (cell, _), by in found.items() if name in by} for name in names}
-    most = max(map(len, has.values()), default=0)
-    competitors = [name for name in names if has[name] and len(has[name]) >= COMPLETE * most]
+    usual = np.median([len(cells) for cells in has.values() if cells] or [0])
+    competitors = [name for name in names if has[name] and len(has[name]) >= COMPLETE * usual]
     values = defaultdict(list)
     for (cell, _), by in sorted(found.items()):
         if all(name in by for name in competitors):
