@@ -38,8 +38,9 @@ class CoherenceGate:
     With "total" and "batch" the regulariser acts in full where ``c >= threshold``, else not at
     all. With "trend" it acts with its strongest share `s` in [0, 1] for which
     ``cos(m, m + s ∇R) >= threshold``, and a weight that L1 has set to zero stays zero until
-    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step. With L1,
-    `m` in the cosine is that of the weights that are not zero: of those that L1 moves.
+    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step, and until
+    then hold for the mini-batch's size at that step. With L1, `m` in the cosine is that of the
+    weights that are not zero: of those that L1 moves.
 
     Parameters
     ----------
@@ -60,6 +61,7 @@ class CoherenceGate:
         self._halves: Tensor | None = None  # cosine of the halves, from their passes to `decide`
         self._coherence: Tensor | None = None  # as last measured
         self._mean: list[Tensor] = []  # running mean of gradients
+        self._strongest: Tensor | None = None  # strength that the trend allows
         self._free: list[Tensor] = []  # 1 where a weight may differ from zero, else 0
         self._n_steps = 0
         self._cosines: list[Tensor] = []
@@ -107,6 +109,7 @@ class CoherenceGate:
             self._follow(gradients)
             if (self._n_steps - 1) % RENEWAL == 0:
                 self._look(weights, alpha, l1)
+            self.share_ = (self._strongest / (alpha + l1 or 1.0)).clamp(max=1.0)
         else:
             self._coherence, self._halves = self._halves, None
             if self._coherence is None:
@@ -128,15 +131,16 @@ class CoherenceGate:
             m.lerp_(g, (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps))
 
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
-        """Find the share that the trend allows, and the weights that may differ from zero."""
+        """Find the strength that the trend allows, and the weights that may differ from zero."""
         pull, unit = _pull(weights, alpha, l1)
         mean = self._mean
         if l1:
             mean = [m * r.abs().clamp_(max=1) for m, r in zip(mean, pull)]
         products = _products(mean, pull, unit)
         self._coherence = _cosine_of_sum(*products)
-        self.share_ = strongest_share(*products, self.threshold)
-        least = self.share_ * l1
+        share = strongest_share(*products, self.threshold)
+        self._strongest = share * (alpha + l1 or 1.0)
+        least = share.clamp(max=1.0) * l1
         self._free = [_free(r, m, least, l1) for r, m in zip(pull, self._mean)] if l1 else []
 
     @torch.no_grad()
@@ -170,7 +174,7 @@ def make_gate(
 
 
 def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Tensor:
-    """Largest `s` in [0, 1] with ``cos(g, g + s r) >= threshold``.
+    """Largest `s` with ``cos(g, g + s r) >= threshold``, infinite where there is none.
 
     The angle between g and g + s r grows with s, from 0 to that between g and r. In the triangle
     of both, by the law of sines, it is ``θ = arccos(threshold)`` at
@@ -187,7 +191,7 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     along = gr / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     across = (rr - along.square()).clamp_min(0).sqrt()
     room = across * threshold - along * sine
-    return torch.where(room > 0, norm * sine / room, norm.sign()).clamp(max=1.0)
+    return torch.where(room > 0, norm * sine / room, torch.where(norm > 0, math.inf, 0.0))
 
 
 def _pull(weights: list[Tensor], alpha: float, l1: float) -> tuple[list[Tensor], float]:

@@ -39,11 +39,11 @@ def cosine(a, b):
 
 
 def strongest(m, r, threshold):
-    """By bisection, the largest share of r in [0, 1] that keeps the coherence."""
-    low, high = 0.0, 1.0
-    if cosine(m, [a + b for a, b in zip(m, r)]) >= threshold:
-        return high
-    for _ in range(60):
+    """By bisection, the largest share of r that keeps the coherence; infinite if none is."""
+    low, high = 0.0, 1e3
+    if cosine(m, [a + high * b for a, b in zip(m, r)]) >= threshold:
+        return np.inf
+    for _ in range(80):
         middle = (low + high) / 2
         coherent = cosine(m, [a + middle * b for a, b in zip(m, r)]) >= threshold
         low, high = (middle, high) if coherent else (low, middle)
@@ -114,8 +114,11 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, epochs, ste
                     mean = past.mean()
                     moved = [m * (w != 0) for m, w in zip(mean, ws)] if l1 else mean
                     c = cosine(moved, [a + b for a, b in zip(moved, r)])
-                    share = strongest(moved, r, threshold)
-                    free = [(w != 0) | (m.abs() > share * l1 / n) for w, m in zip(ws, mean)]
+                    most, at = strongest(moved, r, threshold), n
+                    free = [
+                        (w != 0) | (m.abs() > min(most, 1.0) * l1 / n) for w, m in zip(ws, mean)
+                    ]
+                share = min(most * n / at, 1.0)
             else:
                 parts = gw, [a + b for a, b in zip(gw, r)]
                 if measure == "batch":

@@ -29,13 +29,14 @@ class BatchedGate:
     def __init__(self, threshold: float, measure: str):
         self.threshold, self.measure = threshold, measure
         self.share: Tensor | None = None
+        self.strongest: Tensor | None = None
         self.free: list[Tensor] | None = None
         self.sums: list[Tensor] | None = None
         self.n_steps = 0
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
-        self.share = None if self.share is None else self.share[rows]
+        self.strongest = None if self.strongest is None else self.strongest[rows]
         self.free = None if self.free is None else [f[rows] for f in self.free]
         self.sums = None if self.sums is None else [m[rows] for m in self.sums]
 
@@ -45,6 +46,7 @@ class BatchedGate:
             self._follow(gradients)
             if (self.n_steps - 1) % RENEWAL == 0:
                 self._look(weights, alpha, l1)
+            self.share = (self.strongest / _strength(alpha, l1)).clamp(max=1.0)
             return
         if coherence is None:
             products = _inner_products(gradients, _pull(weights, alpha, l1))
@@ -60,7 +62,7 @@ class BatchedGate:
         self.n_steps += 1
 
     def _look(self, weights, alpha, l1) -> None:
-        """Find the shares that the trend allows, and the weights that may differ from zero."""
+        """Find the strengths that the trend allows, and the weights that may differ from zero."""
         missing = 1 - TREND_DECAY**self.n_steps
         sums = self.sums
         if l1 is not None:
@@ -68,11 +70,18 @@ class BatchedGate:
             sums = [m * may for m, may in zip(sums, moved)]
         mm, mr, rr = _inner_products(sums, _pull(weights, alpha, l1))
         share = strongest_share(mm / missing**2, mr / missing, rr, self.threshold)
-        self.share = share[:, None, None]
+        share = share[:, None, None]
+        self.strongest = share * _strength(alpha, l1)
         self.free = None
         if l1 is not None:
-            least = self.share * (l1 * missing)
+            least = share.clamp(max=1.0) * (l1 * missing)
             self.free = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self.sums)]
+
+
+def _strength(alpha: Tensor | None, l1: Tensor | None) -> Tensor:
+    """Sum of the strengths (M, 1, 1), which moves with the mini-batch's size; 1 for none."""
+    strength = sum(s for s in (alpha, l1) if s is not None)
+    return torch.where(strength > 0, strength, 1.0)
 
 
 def _pull(weights, alpha, l1) -> list[Tensor]:
