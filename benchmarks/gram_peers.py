@@ -1,16 +1,18 @@
 r"""The kernel beside what other packages and recipes offer, on the same networks.
 
-    python benchmarks/gram_peers.py [--samples 256] [--repeats 3] [--threads 2] [--device cpu]
+    python benchmarks/gram_peers.py [--samples 256] [--repeats 5] [--threads 2] [--device cpu]
 
-Rows: the dense kernel, a product with a vector and the trace ("all" outputs), each with median
-seconds and the growth of peak memory of a process of its own, and the norm of the result, which
-must be one for all. A peer that can't be imported or does not offer the quantity says so. None is
-a dependency; their requirements replace torch, so install them in an environment apart, or beside
-ours without requirements:
+Rows: the dense kernel, a product with a vector and the trace ("all" outputs), each with the median
+seconds of interleaved runs, the growth of peak memory of a process of its own, and the relative
+difference from our result. A peer that can't be imported or does not offer the quantity says so.
+None is a dependency; their requirements replace torch, so install them in an environment apart,
+or beside ours without requirements:
 
     pip install --target peers --no-deps curvlinops-for-pytorch nngeometry \
         backpack-for-pytorch torchvision einops einconv unfoldNd linear_operator jaxtyping
     PYTHONPATH=peers python benchmarks/gram_peers.py
+
+For neural-tangents see gram_peers_jax.py.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import torch
+from timing import interleaved
 from torch import nn
 
 SAMPLES = {"mlp": (784,), "convnet": (3, 16, 16)}
@@ -137,57 +142,106 @@ PEERS = {
 }
 
 
-def measure(peer, task, net, args):
-    """In a process of its own: seconds, growth of peak memory in MiB, and a number to compare."""
-    import resource
+def problem(net, args):
+    """Module, samples and a vector, the same for each peer."""
+    module, generator = network(net).to(args.device), torch.Generator().manual_seed(1)
+    X = torch.randn(args.samples, *SAMPLES[net], generator=generator).to(args.device)
+    return module, X, torch.randn(args.samples, generator=generator).to(args.device)
 
+
+def runs(task, net, args):
+    """What can be timed: a function for each peer that offers the task; and why others don't."""
+    able, unable = {}, {}
+    for name, peer in PEERS.items():
+        arguments = problem(net, args)
+
+        def run(peer=peer, arguments=arguments):
+            result = peer(task, *arguments).detach()
+            if args.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            return result
+
+        try:
+            run()
+        except Exception as error:  # whatever another package raises
+            unable[name] = (str(error).splitlines() or [type(error).__name__])[0][:70]
+        else:
+            able[name] = run
+    return able, unable
+
+
+def memory(peer, task, net, args):
+    """Growth of peak memory, in MiB, of a process of its own."""
     torch.set_num_threads(args.threads)
-    module, device = network(net).to(args.device), args.device
-    X = torch.randn(args.samples, *SAMPLES[net], device=device)
-    v = torch.randn(args.samples, device=device)
+    module, X, v = problem(net, args)
     module(X)
-    cuda = device.startswith("cuda")
+    PEERS[peer](task, module, X[:2], v[:2])  # imports
 
     def peak():
-        if cuda:
+        if args.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated() / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        # Not ru_maxrss, which is inherited from the process that starts this one.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
-    before, times = peak(), []
-    for _ in range(args.repeats + 1):
-        start = time.perf_counter()
-        result = PEERS[peer](task, module, X, v)
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    print(sorted(times[1:])[args.repeats // 2], peak() - before, float(result.detach().norm()))
+    before = peak()
+    PEERS[peer](task, module, X, v)
+    print(peak() - before)
+
+
+def by_jax(task, net, args):
+    """Seconds, growth of peak memory in MiB and result of neural-tangents."""
+    module, X, v = problem(net, args)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/problem.npz"
+        arrays = {f"p{i}": p.detach().numpy() for i, p in enumerate(module.parameters())}
+        np.savez(path, X=X.numpy(), v=v.numpy(), **arrays)
+        script = str(Path(__file__).with_name("gram_peers_jax.py"))
+        command = [args.jax, script, task, net, path, str(args.repeats), str(args.threads)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, grown = map(float, run.stdout.split())
+        return seconds, grown, torch.as_tensor(np.load(path + ".npy"))
 
 
 def table(args, arguments):
+    torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, n = {args.samples}")
     for net in SAMPLES:
         for task in TASKS:
             print(f"\n{task}, {net}")
-            for peer in PEERS:
+            able, unable = runs(task, net, args)
+            want = able["sklearn_mgs"]()
+            for peer, seconds in interleaved(able, args.repeats).items():
                 command = [sys.executable, __file__, *arguments, "--only", peer, task, net]
-                run = subprocess.run(command, capture_output=True, text=True, check=False)
-                if run.returncode:
-                    why = (run.stderr.strip().splitlines() or ["no message"])[-1][:70]
-                    print(f"    {peer:12} skipped: {why}", flush=True)
-                    continue
-                seconds, memory, norm = map(float, run.stdout.split())
-                print(f"    {peer:12} {seconds:9.4f} s {memory:9.0f} MiB   norm {norm:.6g}")
+                grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                error = float((able[peer]() - want).norm() / want.norm())
+                print(
+                    f"    {peer:12} {seconds:9.4f} s {float(grown):7.0f} MiB, "
+                    f"difference {error:.0e}",
+                    flush=True,
+                )
+            if args.jax:
+                seconds, grown, result = by_jax(task, net, args)
+                error = float((result - want).norm() / want.norm())
+                print(
+                    f"    {'neural-tangents':12} {seconds:6.4f} s {grown:7.0f} MiB, "
+                    f"difference {error:.0e} (a process of its own, compiled before)",
+                    flush=True,
+                )
+            for peer, why in unable.items():
+                print(f"    {peer:12} -: {why}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jax", metavar="PYTHON", help="an interpreter with neural-tangents")
     parser.add_argument("--only", nargs=3, metavar=("PEER", "TASK", "NET"))
     args = parser.parse_args()
     if args.only:
-        measure(*args.only, args)
+        memory(*args.only, args)
     else:
         table(args, sys.argv[1:])

@@ -1,14 +1,17 @@
 """What the penalty costs: time and peak memory of a fit, and the step by either implementation.
 
-    python benchmarks/penalty_cost.py [--repeats 5] [--threads 2] [--device cpu]
+    python benchmarks/penalty_cost.py [--repeats 5] [--threads 2] [--device cpu] [--compile]
 
-Memory is the peak resident set of a process of its own (on Linux).
+Memory is the peak resident set of a process of its own (on Linux). With --compile, the training
+step by `compile=True` against that without, and nothing else.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch
 from timing import arguments, interleaved, row
 
 from sklearn_mgs import MLPClassifier
+from sklearn_mgs._data import Samples
 from sklearn_mgs.gram import gram_matrix, mgs_metric
 
 NETS = {"784-300-100-10": (300, 100), "784-512-512-512-10": (512, 512, 512)}
@@ -107,8 +111,43 @@ def memory():
             row(f"peak memory, {name}, batch 128: {kind} : plain", value / plain, 1.3, detail)
 
 
+def compiled(args):
+    """Training steps with and without the compiler; those of dropout have no closed form."""
+    X, y = data(128)
+    print(f"{'step, batch 128':42}{'ms':>8}{'compiled':>10}{'ratio':>7}{'s to compile':>14}")
+    options = {**KINDS, "trace, dropout": {**KINDS["trace"], "dropout": 0.1}}
+    for name, hidden in NETS.items():
+        for kind, parameters in options.items():
+            fits, start = {}, time.perf_counter()
+            for compile in (False, True):
+                clf = model(hidden, "plain", args.device, 1).set_params(**parameters)
+                fits[compile] = clf.set_params(compile=compile).fit(X, y)
+            took = time.perf_counter() - start
+            t = interleaved(
+                {c: partial(steps_of, clf.net_, X, y) for c, clf in fits.items()}, args.repeats
+            )
+            ms = [1e3 * t[c] / STEPS for c in fits]
+            columns = f"{ms[0]:8.2f}{ms[1]:10.2f}{ms[1] / ms[0]:7.2f}{took:14.1f}"
+            print(f"{name + ', ' + kind:42}{columns}", flush=True)
+
+
+STEPS = 50
+
+
+def steps_of(net, X, y):
+    p = next(net.module_.parameters())
+    samples = Samples(X, torch.as_tensor(y), device=p.device, dtype=p.dtype)
+    batch = samples.batch(slice(0, len(X)))
+    net._set_training(True)
+    for _ in range(STEPS):
+        net.train_step(batch)
+    float(p.detach().sum())  # waits for the device
+
+
 def main():
-    args = arguments(__doc__)
+    args = arguments(__doc__, flags=["compile"])
+    if args.compile:
+        return compiled(args)
     print(f"{'what':62} {'ratio':>8}    target")
     fits(args)
     steps(args)

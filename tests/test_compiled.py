@@ -10,7 +10,9 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _compiled
-from tests.cases import Recurrent
+from sklearn_mgs._compiled import CompiledPasses
+from sklearn_mgs.penalty import MGSPenalty
+from tests.cases import MODULES, Recurrent, build
 
 SMALL = {"hidden_layer_sizes": (8, 6), "max_iter": 3, "batch_size": 16, "random_state": 0}
 STEPS = [
@@ -24,7 +26,7 @@ STEPS = [
 @pytest.fixture
 def recorded(monkeypatch):
     """Run what is recorded as it is: compilers take half a minute."""
-    monkeypatch.setattr(_compiled, "OPTIONS", {"backend": "eager"})
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
 
 
 def weights(net):
@@ -74,6 +76,30 @@ def test_warm_start_with_another_strength_is_compiled_anew(blobs, recorded):
     torch.testing.assert_close(*map(weights, fits), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_the_recording_of_any_module_is_its_step(name, recorded):
+    module, X, _ = build(name)
+    targets = torch.tensor([0, 1, 0, 1])
+    options = {"outputs": "target", "jitter": 0.1}
+    penalty = MGSPenalty("det", **options).calibrate(module, X, targets)
+
+    def run(X, targets):
+        with penalty.record(module) as tape:
+            output = module(*X) if isinstance(X, tuple) else module(X)
+        first = output[0] if isinstance(output, tuple) else output
+        loss = first.square().mean() + 0.3 * penalty(tape, output, targets)
+        loss.backward()
+        return loss.detach()
+
+    want, expected = run(X, targets), [p.grad for p in module.parameters()]
+    module.zero_grad()
+    passes = CompiledPasses(run, module)
+    torch.testing.assert_close(passes(X, targets), want, rtol=1e-10, atol=0)
+    passes(X, targets)  # gradients add up, as those of `backward` do
+    for p, g in zip(module.parameters(), expected):
+        torch.testing.assert_close(p.grad, None if g is None else 2 * g, rtol=1e-10, atol=1e-12)
+
+
 class WithStatistics(nn.Module):
     """Batch normalisation, whose buffers a step changes, and dropout."""
 
@@ -87,7 +113,7 @@ class WithStatistics(nn.Module):
         return self.layers(X.flatten(1))
 
 
-MODULES = {
+NETS = {
     "convolution": (
         lambda: nn.Sequential(
             nn.Conv1d(5, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
@@ -99,9 +125,9 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", NETS)
 def test_skorch_nets_follow_the_uncompiled_ones(name, recorded):
-    make, parameters = MODULES[name]
+    make, parameters = NETS[name]
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20, 5, 3)).astype("float32"), rng.integers(0, 2, 20)
     X = X[:, :2] if name == "lstm" else X
