@@ -223,7 +223,11 @@ class _MGSNet:
     def on_grad_computed(self, net, named_parameters, batch=None, training=False, **kwargs):
         """Add L2's gradient, wherever the passes were run."""
         super().on_grad_computed(net, named_parameters, batch=batch, training=training, **kwargs)
-        self.regularizer_.before_step(get_len(unpack_data(batch)[0]))
+        regularizer, n = self.regularizer_, self._samples_of_step(batch)
+        if n and (self.alpha or regularizer.coherence):
+            if hasattr(self, "accelerator"):
+                self.accelerator.unscale_gradients()  # of float16
+            regularizer.before_step(n)
 
     def train_step(self, batch, **fit_params):
         """One step of the optimizer; L1's proximal step follows."""
@@ -232,11 +236,19 @@ class _MGSNet:
             step = super().train_step(batch, **fit_params)
         except torch.cuda.OutOfMemoryError as error:
             raise with_remedy(error, n, self.penalty_, self.mgs_batch_size) from error
-        self.regularizer_.after_step(self.optimizer_.param_groups[0]["lr"], n)
+        if taken := self._samples_of_step(batch):
+            self.regularizer_.after_step(self.optimizer_.param_groups[0]["lr"], taken)
         if self.mgs_strength:
             self.values_.append(self.value_)
             self.sizes_.append(n)
         return step
+
+    def _samples_of_step(self, batch):
+        """Samples that the optimizer's step is for; 0 where gradients are only accumulated."""
+        n, accelerator = get_len(unpack_data(batch)[0]), getattr(self, "accelerator", None)
+        if accelerator is None:
+            return n
+        return n * accelerator.gradient_accumulation_steps * accelerator.sync_gradients
 
     # -------------------------------------------------------------------- compilation
 

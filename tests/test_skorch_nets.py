@@ -20,6 +20,7 @@ from sklearn_mgs import (
     MLPClassifier,
     mgs_score,
 )
+from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs.gram import gram_matrix, mgs_metric
 from tests.cases import Attention, Cramped, Recurrent, Transformer, resnet
 from tests.test_estimators_device import NoWaiting
@@ -207,7 +208,7 @@ ACCELERATED = {"mgs_strength": 0.3, "alpha": 0.1, "l1": 0.01, "max_epochs": 3}
 @pytest.fixture
 def accelerated():
     """skorch's mixin with this class, and what makes an accelerator."""
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate  # seconds
 
     class Accelerated(AccelerateMixin, MGSNeuralNetClassifier):
         """As skorch's documentation composes it."""
@@ -235,6 +236,23 @@ def test_accelerate_in_half_precision(images, accelerated):
     got = make(cls, accelerator=half, callbacks__print_log__sink=print, **ACCELERATED).fit(*images)
     assert 0 < (weights(got) - weights(want)).abs().max() < 0.01
     assert got.history[:, "mgs_penalty"] == pytest.approx(want.history[:, "mgs_penalty"], rel=0.05)
+
+
+def test_regularisers_act_when_accumulated_gradients_do(images, accelerated, monkeypatch):
+    cls, accelerator = accelerated
+    acts = []
+    for name in ("before_step", "after_step"):
+        act = getattr(WeightRegularizer, name)
+
+        def spy(self, *args, act=act, name=name):
+            acts.append((name, args[-1]))
+            act(self, *args)
+
+        monkeypatch.setattr(WeightRegularizer, name, spy)
+    halves = accelerator(gradient_accumulation_steps=2)
+    net = make(cls, accelerator=halves, batch_size=10, callbacks__print_log__sink=print, alpha=0.1)
+    net.set_params(max_epochs=1, train_split=None).fit(*images)
+    assert acts == 3 * [("before_step", 20), ("after_step", 20)]
 
 
 @pytest.mark.parametrize(
