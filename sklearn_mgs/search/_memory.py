@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-__all__ = ["default_max_models", "keep_freed_memory", "model_bytes"]
+__all__ = ["default_max_models", "model_bytes"]
 
 CPU_WORKING_SET = 12 * 2**20
 """Bytes that a batch on the CPU should not exceed: more models than fit the caches are slower."""
@@ -43,13 +43,3 @@ def _free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**30
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a training step frees, for the next step.
-
-    glibc returns the top of its heap to the system when it exceeds twice the largest block that
-    was ever mapped and freed (of 32 MiB at most); a batch would then spend as long on page faults
-    as on its sums. Elsewhere this does nothing.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
