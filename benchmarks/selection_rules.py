@@ -3,13 +3,16 @@
 For each data set, share of random labels and seed, every strength is cross-validated on noisy
 labels (600 samples, three folds) and fitted once to all of them. Rules choose a strength from what
 a user could know; the gap is the clean test accuracy of the best strength (the oracle) minus that
-of the chosen one.
+of the chosen one. The weights of the rules that add to the CV accuracy or average it were found
+on seeds 0 to 4, so the second table, of the other seeds, is the one that judges them. The
+agreement in the training folds was added for it.
 
     OMP_NUM_THREADS=1 python benchmarks/selection_rules.py \
         --cls PATH/TO/cls --mnist1d PATH/TO/mnist1d_16k.npz
 
 Sets whose file is absent are left out; digits come with scikit-learn. Results accumulate in
-benchmarks/results, and what is there is not run again. A quarter of an hour on one core.
+benchmarks/results, and what is there is not run again; ``--summary`` only prints the tables. Half
+an hour on one core.
 """
 
 import argparse
@@ -21,18 +24,24 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold, cross_validate, train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_mgs import MLPClassifier, make_mgs_scorer, one_standard_error
+from sklearn_mgs import (
+    MLPClassifier,
+    MLPClassifierCV,
+    make_mgs_scorer,
+    mgs_score,
+    one_standard_error,
+)
+from sklearn_mgs._agreement import agreement
 from sklearn_mgs._resolve import resolved
-from sklearn_mgs.callbacks import agreement
 from sklearn_mgs.gram import gram_matrix
 
 RESULTS = Path(__file__).parent / "results" / "selection_rules.csv"
 SETS = ["digits", "MNIST-1D", "optdigits", "satimage", "segmentation", "twonorm", "phoneme"]
 NOISES = [0.2, 0.4, 0.6]
-STRENGTHS = [0.0, 0.03, 0.1, 0.3, 1.0, 3.0]
+STRENGTHS = [0.0, 0.03, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0, 10.0]
 N_SPLITS = 3
 METRICS = ["trace", "effective_rank", "cosine"]
 SETTINGS = {
@@ -69,7 +78,7 @@ def noisy_split(X, y, noise, seed):
 
 
 def agreement_on(estimator, X, y):
-    """Agreement of a network with kernel regression on its training labels."""
+    """Agreement of a network with leave-one-out kernel regression on noisy labels."""
     with resolved(estimator, X) as (module, inputs), torch.no_grad():
         targets = torch.from_numpy(np.searchsorted(estimator.classes_, y))
         return float(agreement(gram_matrix(module, inputs), module(inputs), targets, 0.3))
@@ -78,52 +87,150 @@ def agreement_on(estimator, X, y):
 def measure(X, y, noise, seed):
     """Rows of the table: what is known of each strength, and its accuracy on clean labels."""
     X, y, X_test, y_test = noisy_split(X, y, noise, seed)
-    scoring = {"accuracy": "accuracy"} | {m: make_mgs_scorer(m) for m in METRICS}
-    for strength in STRENGTHS:
-        mlp = MLPClassifier(**SETTINGS, mgs_strength=strength, random_state=seed)
-        cv = StratifiedKFold(N_SPLITS, shuffle=True, random_state=seed)
-        scores = cross_validate(mlp, X, y, scoring=scoring, cv=cv)
-        mlp.fit(X, y)
-        row = {f"cv_{name}": np.mean(scores[f"test_{name}"]) for name in scoring}
+    scoring = {"accuracy": "accuracy", "log_loss": "neg_log_loss"}
+    scoring |= {m: make_mgs_scorer(m) for m in METRICS} | {"agreement": agreement_on}
+    settings = SETTINGS | {"random_state": seed}
+    folds = [*StratifiedKFold(N_SPLITS, shuffle=True, random_state=seed).split(X, y)]
+
+    def agreement_in_fold(estimator, X_test, y_test):
+        """Agreement on the samples that the estimator of this fold was trained on."""
+        (train,) = (a for a, b in folds if np.array_equal(X[b], X_test))
+        return agreement_on(estimator, X[train], y[train])
+
+    search = MLPClassifierCV(
+        mgs_strengths=STRENGTHS,
+        cv=folds,
+        scoring=scoring | {"fold_agreement": agreement_in_fold},
+        refit="accuracy",
+        **settings,
+    )
+    table = search.fit(X, y).cv_results_
+    untrained = MLPClassifier(**settings | {"max_iter": 1, "learning_rate_init": 1e-12})
+    start = mgs_score(untrained.fit(X, y), X)
+    for i, strength in enumerate(STRENGTHS):
+        mlp = MLPClassifier(**settings, mgs_strength=strength).fit(X, y)
+        row = {"strength": strength, "initial_trace": start}
+        row |= {f"cv_{name}": table[f"mean_test_{name}"][i] for name in scoring}
+        row |= {f"accuracy{k}": table[f"split{k}_test_accuracy"][i] for k in range(N_SPLITS)}
         yield row | {
-            "strength": strength,
-            "std_accuracy": np.std(scores["test_accuracy"]),
-            "agreement": agreement_on(mlp, X, y),
+            "train": mlp.score(X, y),
+            "train_agreement": agreement_on(mlp, X, y),
             "clean": mlp.score(X_test, y_test),
+            "fold_agreement": table["mean_test_fold_agreement"][i],
         }
 
 
-def within_one_standard_error(column):
-    """Choose by `column` among the candidates near the best CV score."""
+def fold_scores(rows):
+    """Noisy accuracies of shape (n_strengths, n_splits)."""
+    return np.column_stack([rows[f"accuracy{k}"] for k in range(N_SPLITS)])
+
+
+def one_error(column, factor=1.0):
+    """Choose by `column` among the candidates within `factor` standard errors of the best."""
 
     def rule(rows):
-        results = {"mean_test_accuracy": rows["cv_accuracy"], "mean_test_mgs": rows[column]}
-        results["std_test_accuracy"] = rows["std_accuracy"]
-        folds = dict.fromkeys([f"split{i}_test_accuracy" for i in range(N_SPLITS)], 0)
-        return one_standard_error()(results | folds)
+        folds = fold_scores(rows)
+        table = {f"split{k}_test_accuracy": scores for k, scores in enumerate(folds.T)}
+        table |= {"mean_test_accuracy": folds.mean(1), "mean_test_mgs": rows[column]}
+        return one_standard_error()(table | {"std_test_accuracy": factor * folds.std(1)})
 
     return rule
 
 
+def paired_error(column):
+    """The same with the error of the difference to the best on the same folds."""
+
+    def rule(rows):
+        folds = fold_scores(rows)
+        behind = folds[folds.mean(1).argmax()] - folds
+        near = behind.mean(1) <= behind.std(1) / np.sqrt(N_SPLITS)
+        return np.where(near, rows[column], -np.inf).argmax()
+
+    return rule
+
+
+def smoothed(column):
+    """Greatest noisy accuracy after a parabola through it over the logarithm of the metric.
+
+    Only the candidates within three standard errors of the best take part: a parabola does not
+    describe the fall to chance.
+    """
+
+    def rule(rows):
+        folds = fold_scores(rows)
+        mean, error = folds.mean(1), folds.std(1) / np.sqrt(N_SPLITS)
+        near = np.flatnonzero(mean >= mean.max() - 3 * error[mean.argmax()])
+        if len(near) < 4:
+            return mean.argmax()
+        place = np.log(np.abs(rows[column][near]))
+        return near[np.polyval(np.polyfit(place, mean[near], 2), place).argmax()]
+
+    return rule
+
+
+def with_agreement(column):
+    """Greatest noisy CV accuracy plus half the agreement in training."""
+    return lambda rows: (rows["cv_accuracy"] + rows[column] / 2).argmax()
+
+
+def over_neighbours(rows):
+    """Greatest noisy CV accuracy after a moving average over neighbouring strengths."""
+    padded = np.pad(rows["cv_accuracy"], 1, mode="edge")
+    return np.convolve(padded, [0.15, 0.7, 0.15], "valid").argmax()
+
+
 def knee(rows):
     """The strength after which the trace falls fastest, per factor of strength."""
-    log_trace = np.log(-rows["cv_trace"][1:])
-    slope = np.diff(log_trace) / np.diff(np.log(rows["strength"][1:]))
+    slope = np.diff(np.log(-rows["cv_trace"][1:])) / np.diff(np.log(rows["strength"][1:]))
     return 1 + int(np.argmin(slope))
 
 
+def plateau(rows):
+    """The strength about which the trace changes least, per factor of strength."""
+    slope = np.gradient(np.log(-rows["cv_trace"][1:]), np.log(rows["strength"][1:]))
+    return 1 + int(np.argmin(np.abs(slope)))
+
+
+def as_initially(rows):
+    """The strength whose trace after training is nearest to the one before."""
+    return np.abs(np.log(-rows["cv_trace"] / rows["initial_trace"])).argmin()
+
+
+def always(strength):
+    return lambda rows: STRENGTHS.index(strength)
+
+
+def greatest(column):
+    return lambda rows: rows[column].argmax()
+
+
+PLAIN = "best noisy CV accuracy"
+FOLDS = "CV accuracy + agreement in the folds / 2"
 RULES = {
-    "best noisy CV score": lambda rows: rows["cv_accuracy"].argmax(),
-    "one s.e., least trace (default)": within_one_standard_error("cv_trace"),
-    "one s.e., least effective rank": within_one_standard_error("cv_effective_rank"),
-    "one s.e., greatest cosine": within_one_standard_error("cv_cosine"),
-    "one s.e., greatest agreement": within_one_standard_error("agreement"),
-    "greatest agreement": lambda rows: rows["agreement"].argmax(),
-    "no labels: least effective rank": lambda rows: rows["cv_effective_rank"].argmax(),
-    "no labels: greatest cosine": lambda rows: rows["cv_cosine"].argmax(),
+    PLAIN: greatest("cv_accuracy"),
+    "CV accuracy + agreement in training / 2": with_agreement("train_agreement"),
+    FOLDS: with_agreement("fold_agreement"),
+    "CV averaged over neighbours": over_neighbours,
+    "best noisy CV log-likelihood": greatest("cv_log_loss"),
+    "one s.e., least trace": one_error("cv_trace"),
+    "half a s.e., least trace": one_error("cv_trace", 0.5),
+    "paired s.e., least trace": paired_error("cv_trace"),
+    "one s.e., least effective rank": one_error("cv_effective_rank"),
+    "one s.e., greatest cosine": one_error("cv_cosine"),
+    "one s.e., greatest agreement in training": one_error("train_agreement"),
+    "one s.e., greatest CV agreement": one_error("cv_agreement"),
+    "CV smoothed over the trace": smoothed("cv_trace"),
+    "greatest agreement in training": greatest("train_agreement"),
+    "greatest CV agreement": greatest("cv_agreement"),
+    "no labels: least trace": greatest("cv_trace"),
+    "no labels: least effective rank": greatest("cv_effective_rank"),
+    "no labels: greatest cosine": greatest("cv_cosine"),
     "no labels: knee of the trace": knee,
-    "always 0": lambda rows: 0,
-    "always 0.3": lambda rows: STRENGTHS.index(0.3),
+    "no labels: plateau of the trace": plateau,
+    "no labels: trace as initially": as_initially,
+    "always 0": always(0.0),
+    "always 0.6": always(0.6),
+    "always 1": always(1.0),
 }
 
 
@@ -134,7 +241,7 @@ def read():
         with RESULTS.open() as file:
             for row in csv.DictReader(file):
                 key = row.pop("set"), float(row.pop("noise")), int(row.pop("seed"))
-                cases.setdefault(key, []).append({k: float(v) for k, v in row.items()})
+                cases.setdefault(key, []).append({k: float(v or "nan") for k, v in row.items()})
     return cases
 
 
@@ -151,42 +258,62 @@ def append(key, rows):
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+def gaps_of(cases):
+    """Accuracy lost to the best strength, by rule, one number for each case."""
+    tables = [{c: np.array([row[c] for row in rows]) for c in rows[0]} for rows in cases.values()]
+    gaps = {
+        name: np.array([t["clean"].max() - t["clean"][rule(t)] for t in tables])
+        for name, rule in RULES.items()
+    }
+    unknown = np.array([np.isnan(t["fold_agreement"]).any() for t in tables])
+    gaps[FOLDS][unknown] = np.nan
+    return gaps
+
+
 def summarise(cases):
-    """Mean gap to the oracle of each rule, by set and by noise."""
-    names = [name for name in SETS if any(key[0] == name for key in cases)]
-    print(f"{len(cases)} cases; gap in clean accuracy to the best strength")
-    header = [*names, *(f"noise {noise:g}" for noise in NOISES), "all"]
-    print(f"{'':32}" + "".join(f"{name[:12]:>13}" for name in header))
-    for rule_name, rule in RULES.items():
-        gaps = {}
-        for key, rows in cases.items():
-            table = {column: np.array([row[column] for row in rows]) for column in rows[0]}
-            gaps[key] = table["clean"].max() - table["clean"][rule(table)]
-        groups = [[g for key, g in gaps.items() if key[0] == name] for name in names]
-        groups += [[g for key, g in gaps.items() if key[1] == noise] for noise in NOISES]
-        groups.append(list(gaps.values()))
-        cells = "".join(f"{np.mean(group):13.4f}" for group in groups)
-        print(f"{rule_name:32}{cells}")
+    """Mean gap to the oracle of each rule, by set and by noise, and beside plain CV's."""
+    if not cases:
+        return
+    keys, gaps = list(cases), gaps_of(cases)
+    groups = {name: np.array([key[0] == name for key in keys]) for name in SETS}
+    groups |= {f"noise {n:g}": np.array([key[1] == n for key in keys]) for n in NOISES}
+    groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
+    print(f"{len(cases)} cases; accuracy lost to the best strength, in percentage points")
+    header = "".join(f"{name[:9]:>10}" for name in groups)
+    print(f"{'':42}{header}{'all ± s.e.':>13}{'minus plain CV':>16}")
+    known = {name: gap for name, gap in gaps.items() if not np.isnan(gap).any()}
+    for name, gap in sorted(known.items(), key=lambda item: item[1].mean()):
+        cells = "".join(f"{100 * gap[chosen].mean():10.2f}" for chosen in groups.values())
+        for values, width in ((gap, 7), (gap - gaps[PLAIN], 10)):
+            error = np.std(values, ddof=1) / np.sqrt(len(values))
+            cells += f"{100 * values.mean():{width}.2f} ± {100 * error:.2f}"
+        print(f"{name:42}{cells}")
+
+
+def run(args):
+    """Add the cases that are not in the results yet, a seed at a time."""
+    done, data = read(), {name: load(name, args) for name in SETS}
+    print("no file:", [name for name in SETS if data[name] is None])
+    for seed in range(args.seeds):
+        for noise in NOISES:
+            for name in SETS:
+                if data[name] is not None and (name, noise, seed) not in done:
+                    append((name, noise, seed), list(measure(*data[name], noise, seed)))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cls", type=Path, default=Path("cls"))
     parser.add_argument("--mnist1d", type=Path, default=Path("mnist1d_16k.npz"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    done = read()
-    for name in SETS:
-        data = load(name, args)
-        if data is None:
-            print(f"{name}: no file")
-            continue
-        for noise in NOISES:
-            for seed in range(args.seeds):
-                if (name, noise, seed) not in done:
-                    append((name, noise, seed), list(measure(*data, noise, seed)))
-    summarise(read())
+    if not args.summary:
+        run(args)
+    cases = read()
+    summarise(cases)
+    summarise({key: rows for key, rows in cases.items() if key[2] > 4})
 
 
 if __name__ == "__main__":
