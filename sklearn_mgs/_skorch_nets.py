@@ -118,7 +118,7 @@ class _MGSNet:
             self.penalty_ = self._calibrate(iterator.dataset)
         self.regularizer_ = self._make_regularizer()
         self._prepare_passes()
-        self.value_, self.values_, self.sizes_ = None, [], []
+        self.values_, self.sizes_ = [], []
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
         self.regularizer_.end_epoch(self.history)
         if self.values_:  # read once an epoch: a step doesn't wait for the device
@@ -231,14 +231,14 @@ class _MGSNet:
 
     def train_step(self, batch, **fit_params):
         """One step of the optimizer; L1's proximal step follows."""
-        n = get_len(unpack_data(batch)[0])
+        n, self.value_ = get_len(unpack_data(batch)[0]), None
         try:
             step = super().train_step(batch, **fit_params)
         except torch.cuda.OutOfMemoryError as error:
             raise with_remedy(error, n, self.penalty_, self.mgs_batch_size) from error
         if taken := self._samples_of_step(batch):
             self.regularizer_.after_step(self.optimizer_.param_groups[0]["lr"], taken)
-        if self.mgs_strength:
+        if self.value_ is not None:
             self.values_.append(self.value_)
             self.sizes_.append(n)
         return step
