@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sklearn_mgs._data import Batch
 
@@ -148,12 +147,11 @@ class CoherenceGate:
     def shrink(self, weights: list[Tensor], threshold: float) -> None:
         """Take L1's proximal step, of this threshold times `share_`."""
         limit = threshold * self.share_
-        for i, w in enumerate(weights):
-            shrunk = _soft(w, limit)
-            if self._free:
-                torch.mul(shrunk, self._free[i], out=w)
-            else:
-                w.copy_(shrunk)
+        for w in weights:
+            small = torch.maximum(w, -limit)
+            w.sub_(torch.minimum(small, limit, out=small))
+        for w, free in zip(weights, self._free):
+            w.mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
@@ -213,13 +211,6 @@ def _pull(weights: list[Tensor], alpha: float, l1: float) -> tuple[list[Tensor],
 def _free(pull: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
     """1 where a weight is not zero or ``|m| > least``, else 0, in place: bools take longer."""
     return m.abs().addcmul_(pull, pull, value=2 * l1).gt_(least)
-
-
-def _soft(w: Tensor, limit: Tensor) -> Tensor:
-    """Soft threshold, ``sign(w) max(|w| - limit, 0)``."""
-    if limit.is_cpu:  # nothing waits for the value there, and by a tensor it takes far longer
-        return F.softshrink(w, limit.item())
-    return w - w.clamp(-limit, limit)
 
 
 def _products(a: list[Tensor], b: list[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
