@@ -255,9 +255,12 @@ def test_no_goal_is_judged_without_rows_of_mgs_and_of_rivals():
 def test_goals_follow_the_rows(rows):
     verdicts = {line[0]: line[1:] for line in goals.goals(rows)}
     below = next(v for k, v in verdicts.items() if "37.25" in k)
-    assert below == ["36.00 % (1 seeds)", "met"]
+    assert below == ["36.00 % (1 seed)", "met"]
     decay = next(v for k, v in verdicts.items() if "tuned L2" in k)
-    assert decay == ["h = 300: MGS trace 36.00, L2 42.00", "met, other widths not run yet"]
+    assert decay == [
+        "h = 300: MGS trace 36.00, L2 42.00 (1 seed)",
+        "met, other widths not run yet",
+    ]
     dropout = next(v for k, v in verdicts.items() if "MC dropout" in k)
     assert dropout[0].startswith("MGS trace ")
     assert dropout[0].endswith(" of 1 (2 seeds)")

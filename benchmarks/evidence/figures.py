@@ -67,7 +67,8 @@ def _draw_diagram(ax, title: str, table: Table) -> None:
         text = f" {name} {ranks[index]:.2f} "
         ax.text(end, y, text, ha=align, va="center", fontsize=8, weight=weight)
     ax.plot([1, 1 + cd], [top + 1.3] * 2, color="k", lw=1.5)
-    ax.text(1 + cd / 2, top + 1.4, f"critical difference {cd:.2f}", ha="center", fontsize=8)
+    label = f"critical difference {cd:.2f}"
+    ax.text(1 + cd / 2, top + 1.4, label, ha="center", va="bottom", fontsize=8)
 
 
 def _cliques(ranks: np.ndarray, cd: float) -> list[tuple[int, int]]:

@@ -52,13 +52,17 @@ def _errors(rows, width: str, competitor: str) -> list[float]:
     ]
 
 
+def _seeds(values: list) -> str:
+    return f"{len(values)} seed{'s' if len(values) > 1 else ''}"
+
+
 def _below_clean(rows) -> list[str]:
     goal = f"MNIST-1D, h = 300, 15 % wrong labels: MGS below the clean net's {PUBLISHED_CLEAN} %"
     errors = _errors(rows, "300", "MGS trace")
     if not errors:
         return [goal, "", NOT_RUN]
     mean = np.mean(errors)
-    return [goal, f"{mean:.2f} % ({len(errors)} seeds)", _verdict(mean < PUBLISHED_CLEAN)]
+    return [goal, f"{mean:.2f} % ({_seeds(errors)})", _verdict(mean < PUBLISHED_CLEAN)]
 
 
 def _beats_decay(rows) -> list[str]:
@@ -71,7 +75,9 @@ def _beats_decay(rows) -> list[str]:
         if not decay or not means:
             continue
         best = min(means, key=means.get)
-        figures.append(f"h = {width}: {best} {means[best]:.2f}, L2 {np.mean(decay):.2f}")
+        figures.append(
+            f"h = {width}: {best} {means[best]:.2f}, L2 {np.mean(decay):.2f} ({_seeds(decay)})"
+        )
         holds.append(means[best] < np.mean(decay))
     if not holds:
         return [goal, "", NOT_RUN]
