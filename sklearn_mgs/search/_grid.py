@@ -61,12 +61,14 @@ def check_batchable(estimator) -> None:
 
 
 def make_rungs(n_candidates: int, max_iter: int, factor: int | None) -> list[int]:
-    """Epochs after which candidates may be dropped, ``max_iter / factor^j``, and the last.
+    """Epochs after which scores are taken, ``max_iter / factor^j``, and the last.
 
-    There are as many as it takes to come from all candidates to `factor`, dividing by it: not
-    more, because strong penalties learn slowly at first.
+    After the first, candidates may be dropped: as often as it takes to come from all of them to
+    `factor`, dividing by it. Not earlier, because strong penalties learn slowly at first.
     """
     rungs = [max_iter]
     while factor and factor ** len(rungs) < n_candidates and rungs[0] >= factor:
         rungs.insert(0, max_iter // factor ** len(rungs))
+    if len(rungs) > 1 and rungs[0] >= factor:
+        rungs.insert(0, rungs[0] // factor)
     return rungs

@@ -52,8 +52,9 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         Whether candidates that fall behind are dropped: with an integer `k` (True is 2), after
         ``max_iter / k``, ``max_iter / k²``, … epochs (as often as it takes to come from all
         candidates to `k`). Each time the best of the remaining candidates, one in `k`,
-        go on, and of the others those whose score is not clearly behind: by more than two
-        standard errors of the differences to the best on the same splits.
+        go on, and of the others those whose score is not clearly behind, or catches up if it goes
+        on as since the time before: clearly is by more than two standard errors of the
+        differences to the best on the same splits.
     verbose : bool, default=False
         Whether to show a progress bar over epochs and batches, with the best mean score so far.
     solver, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle : object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from sklearn_mgs.search._fold import Model
 __all__ = ["Scoring", "make_batches", "search", "staying_candidates", "takes_weight"]
 
 MARGIN = 2.0
-"""Standard errors by which a candidate must be behind before halving drops it."""
+"""Standard errors by which a candidate must be behind, now and ahead, to be dropped."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ def search(
     batches : list of BatchedFit
         Not started.
     rungs : list of int
-        Epochs after each of which candidates may be dropped, and the last.
+        Epochs after which scores are taken, and candidates dropped but for the first.
     factor : int or None
         At least one candidate in so many stays, see `staying_candidates`.
     scoring : Scoring
@@ -130,6 +131,7 @@ def search(
     """
     staying = sorted({m.candidate for b in batches for m in b.models})
     n_resources: dict[int, int] = {}
+    earlier = None
     threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
     for epoch in rungs:
         n_resources |= dict.fromkeys(staying, epoch)
@@ -142,10 +144,13 @@ def search(
                 progress.scored(batch.models)
         batches = trained
         models = [m for b in batches for m in b.models]
-        if epoch != rungs[-1]:
-            staying = staying_candidates(_by_candidate(models, staying, main_score), factor)
+        scores = _by_candidate(models, staying, main_score)
+        if earlier is not None and epoch != rungs[-1]:
+            ahead = _extrapolated(earlier, scores, epoch, rungs[-1])
+            staying = staying_candidates(scores, ahead, factor)
             for batch in batches:
                 batch.drop(staying)
+        earlier = epoch, scores
     return models, n_resources
 
 
@@ -177,34 +182,52 @@ def _by_candidate(models, staying, main_score) -> dict[int, np.ndarray]:
     return {c: np.array([by[split] for split in sorted(by)]) for c, by in scores.items()}
 
 
-def staying_candidates(scores: dict[int, np.ndarray], factor: int) -> list[int]:
-    """Drop all but the best, and of the rest only who is clearly worse.
+def _extrapolated(earlier, scores, epoch: int, last: int) -> dict[int, np.ndarray]:
+    """Scores at the last epoch, if they go on as they do now on a logarithmic scale of epochs."""
+    epoch_before, before = earlier
+    share = math.log(last / epoch) / math.log(epoch / epoch_before)
+    return {c: s + share * (s - before[c]) for c, s in scores.items()}
+
+
+def staying_candidates(scores: dict, ahead: dict, factor: int) -> list[int]:
+    """Drop all but the best, and of the rest only who is clearly worse and does not catch up.
 
     Parameters
     ----------
-    scores : dict of int to ndarray of shape (n_splits,)
-        The candidates' scores.
+    scores, ahead : dict of int to ndarray of shape (n_splits,)
+        The candidates' scores now, and as they will be if they go on so.
     factor : int
         One in so many, rounded up, stays in any case: those with the best means. Of the others,
-        those stay whose mean is within `MARGIN` standard errors of the best's: the standard error
-        of the differences on the same splits. Without a finite score none does.
+        those go that are clearly behind both now and ahead. Without a finite score none stays.
 
     Returns
     -------
     staying : list of int
         At least one candidate.
     """
-    means = {c: s.mean() if np.isfinite(s.mean()) else -np.inf for c, s in scores.items()}
-    order = sorted(scores, key=lambda c: -means[c])
-    best, n = order[0], -(-len(order) // factor)
+    order = sorted(scores, key=lambda c: -_mean(scores[c]))
+    n = -(-len(order) // factor)
+    going = _clearly_behind(scores) & _clearly_behind(ahead)
+    return sorted(order[:n] + [c for c in order[n:] if c not in going])
 
-    def clearly_worse(c):
-        if means[c] == -np.inf:
+
+def _clearly_behind(scores: dict) -> set[int]:
+    """Whose mean is behind the best by more than `MARGIN` standard errors of the differences."""
+    best = max(scores, key=lambda c: _mean(scores[c]))
+
+    def behind(c):
+        if _mean(scores[c]) == -np.inf:
             return True
         error = (scores[best] - scores[c]).std() / max(1, len(scores[c]) - 1) ** 0.5
-        return means[best] - means[c] > MARGIN * error
+        return _mean(scores[best]) - _mean(scores[c]) > MARGIN * error
 
-    return sorted(order[:n] + [c for c in order[n:] if not clearly_worse(c)])
+    return {c for c in scores if behind(c)}
+
+
+def _mean(scores: np.ndarray) -> float:
+    """Mean score, those that are not finite below all others."""
+    mean = scores.mean()
+    return mean if np.isfinite(mean) else -np.inf
 
 
 @contextmanager

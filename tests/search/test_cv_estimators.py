@@ -358,8 +358,21 @@ def test_halving_gives_survivors_what_the_full_search_gives():
 
 @pytest.mark.usefixtures("no_margin")
 def test_halving_by_a_factor():
-    search = classifier(mgs_strengths=10, max_iter=9, halving=3).fit(X, y)
-    assert sorted(search.cv_results_["n_resources"]) == [1] * 6 + [3] * 2 + [9] * 2
+    def weak(estimator, X, y):
+        return -estimator.mgs_strength
+
+    search = classifier(mgs_strengths=10, max_iter=27, halving=3, scoring=weak).fit(X, y)
+    assert_array_equal(search.cv_results_["n_resources"], [27] * 2 + [9] * 2 + [3] * 6)
+
+
+def test_halving_keeps_who_catches_up():
+    def late(estimator, X, y):  # the weak one is better until late, the strong one improves
+        return 0.5 + estimator.mgs_strength * (np.log2(estimator.n_iter_) - 5.9)
+
+    options = {"mgs_strengths": [0.01, 0.1], "alphas": [0.0, 1.0, 2.0], "scoring": late}
+    search = classifier(**options, max_iter=64, n_iter_no_change=64, halving=4).fit(X, y)
+    assert_array_equal(search.cv_results_["n_resources"], [64] * 6)
+    assert search.mgs_strength_ == 0.1
 
 
 @pytest.mark.parametrize("rule", [None, "last"])
@@ -376,8 +389,9 @@ def test_halving_keeps_who_is_not_clearly_behind(rule):
         return len(cv_results["params"]) - 1
 
     refit = {"refit": last} if rule else {}
-    search = classifier(mgs_strengths=strengths, scoring=weak, halving=4, **refit).fit(X, y)
-    assert_array_equal(search.cv_results_["n_resources"], [8, 8, 8, 2, 2])
+    options = {"scoring": weak, "halving": 4, "max_iter": 32, **refit}
+    search = classifier(mgs_strengths=strengths, **options).fit(X, y)
+    assert_array_equal(search.cv_results_["n_resources"], [32, 32, 32, 8, 8])
     if rule:  # a callable sees only what was trained to the end
         assert seen == [strengths[:3]]
         assert search.best_index_ == 2

@@ -10,7 +10,7 @@ from sklearn_mgs.search._fold import Model
 from sklearn_mgs.search._grid import default_strengths, make_candidates, make_rungs
 from sklearn_mgs.search._memory import default_max_models, model_bytes
 from sklearn_mgs.search._results import make_cv_results
-from sklearn_mgs.search._search import staying_candidates
+from sklearn_mgs.search._search import _extrapolated, staying_candidates
 
 CPU = torch.device("cpu")
 
@@ -33,11 +33,11 @@ def test_candidates_are_all_combinations():
     ("n_candidates", "max_iter", "factor", "rungs"),
     [
         (10, 50, None, [50]),
-        (10, 50, 2, [6, 12, 25, 50]),
-        (8, 50, 2, [12, 25, 50]),
-        (10, 50, 3, [5, 16, 50]),
+        (10, 50, 2, [3, 6, 12, 25, 50]),
+        (8, 50, 2, [6, 12, 25, 50]),
+        (10, 50, 3, [1, 5, 16, 50]),
         (10, 5, 2, [1, 2, 5]),  # no half epochs
-        (3, 50, 2, [25, 50]),
+        (3, 50, 2, [12, 25, 50]),
         (2, 50, 2, [50]),
         (1, 50, 2, [50]),
     ],
@@ -65,7 +65,18 @@ GOOD, BLURRED = [0.8, 0.9, 0.8, 0.9], [0.9, 0.6, 0.9, 0.6]
 )
 def test_who_stays(scores, factor, staying):
     table = {i: np.array(s) for i, s in enumerate(scores)}
-    assert staying_candidates(table, factor) == staying
+    assert staying_candidates(table, table, factor) == staying
+
+
+def test_who_is_behind_but_catches_up_stays():
+    now = {i: np.array(s) for i, s in enumerate([GOOD, [0.5] * 4, [0.5] * 4])}
+    earlier = {**now, 1: now[1] - 0.2, 2: now[2] - 0.02}
+    ahead = _extrapolated((10, earlier), now, 20, 80)  # two more doublings
+    assert_allclose(ahead[0], GOOD)
+    assert_allclose(ahead[1], [0.9] * 4)
+    assert_allclose(ahead[2], [0.54] * 4)
+    assert staying_candidates(now, ahead, 3) == [0, 1]
+    assert staying_candidates(ahead, now, 3) == [0, 1]  # nor who is good, but falls back
 
 
 def test_size_of_a_model():
