@@ -164,6 +164,7 @@ PLAN = (
     _tabular(REST, range(1)),
     _mnist(100, (*REST, "linear"), range(1)),
     _mnist(300, (*REST, "linear"), range(1)),
+    _mnist(1000, ("linear",), range(1)),
     _tabular(USUAL, range(1, 3)),
     _mnist(100, USUAL, range(1, 5)),
     _mnist(300, USUAL, range(1, 5)),
