@@ -2,11 +2,11 @@ r"""The kernel beside what other packages and recipes offer, on the same network
 
     python benchmarks/gram_peers.py [--samples 256] [--repeats 5] [--threads 2] [--device cpu]
 
-Rows: the dense kernel, a product with a vector and the trace ("all" outputs), each with the median
-seconds of interleaved runs, the growth of peak memory of a process of its own, and the relative
-difference from our result. A peer that can't be imported or does not offer the quantity says so.
-None is a dependency; their requirements replace torch, so install them in an environment apart,
-or beside ours without requirements:
+Rows: the dense kernel, a product with a vector, five of them, and the trace ("all" outputs), each
+with the median seconds of interleaved runs, the growth of peak memory of a process of its own,
+and the relative difference from our result. A peer that can't be imported or does not offer the
+quantity says so. None is a dependency; their requirements replace torch, so install them in an
+environment apart, or beside ours without requirements:
 
     pip install --target peers --no-deps curvlinops-for-pytorch nngeometry \
         backpack-for-pytorch torchvision einops einconv unfoldNd linear_operator jaxtyping
@@ -29,7 +29,8 @@ from timing import interleaved
 from torch import nn
 
 SAMPLES = {"mlp": (784,), "convnet": (3, 16, 16)}
-TASKS = ("dense", "product", "trace")
+TASKS = ("dense", "product", "products", "trace")
+PRODUCTS = 5
 
 
 def network(name):
@@ -56,7 +57,10 @@ def ours(task, module, X, v):
             return gram_matrix(module, X)
         if task == "trace":
             return gram_trace(module, X)
-        return GramOperator(module, X) @ v
+        operator = GramOperator(module, X)
+        if task == "product":
+            return operator @ v
+        return torch.stack([operator @ v for _ in range(PRODUCTS)])
 
 
 def torch_func(task, module, X, v):
@@ -142,6 +146,13 @@ PEERS = {
 }
 
 
+def call(peer, task, *arguments):
+    """Run a peer; several products are so many calls, where there is no operator to keep."""
+    if task == "products" and peer != "sklearn_mgs":
+        return torch.stack([PEERS[peer]("product", *arguments) for _ in range(PRODUCTS)])
+    return PEERS[peer](task, *arguments)
+
+
 def problem(net, args):
     """Module, samples and a vector, the same for each peer."""
     module, generator = network(net).to(args.device), torch.Generator().manual_seed(1)
@@ -152,11 +163,11 @@ def problem(net, args):
 def runs(task, net, args):
     """What can be timed: a function for each peer that offers the task; and why others don't."""
     able, unable = {}, {}
-    for name, peer in PEERS.items():
+    for name in PEERS:
         arguments = problem(net, args)
 
-        def run(peer=peer, arguments=arguments):
-            result = peer(task, *arguments).detach()
+        def run(name=name, arguments=arguments):
+            result = call(name, task, *arguments).detach()
             if args.device.startswith("cuda"):
                 torch.cuda.synchronize()
             return result
@@ -175,7 +186,7 @@ def memory(peer, task, net, args):
     torch.set_num_threads(args.threads)
     module, X, v = problem(net, args)
     module(X)
-    PEERS[peer](task, module, X[:2], v[:2])  # imports
+    call(peer, task, module, X[:2], v[:2])  # imports
 
     def peak():
         if args.device.startswith("cuda"):
@@ -185,7 +196,7 @@ def memory(peer, task, net, args):
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
     before = peak()
-    PEERS[peer](task, module, X, v)
+    call(peer, task, module, X, v)
     print(peak() - before)
 
 
@@ -207,7 +218,7 @@ def table(args, arguments):
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, n = {args.samples}")
     for net in SAMPLES:
-        for task in TASKS:
+        for task in args.tasks:
             print(f"\n{task}, {net}")
             able, unable = runs(task, net, args)
             want = able["sklearn_mgs"]()
@@ -220,7 +231,7 @@ def table(args, arguments):
                     f"difference {error:.0e}",
                     flush=True,
                 )
-            if args.jax:
+            if args.jax and task != "products":
                 seconds, grown, result = by_jax(task, net, args)
                 error = float((result - want).norm() / want.norm())
                 print(
@@ -238,6 +249,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--jax", metavar="PYTHON", help="an interpreter with neural-tangents")
     parser.add_argument("--only", nargs=3, metavar=("PEER", "TASK", "NET"))
     args = parser.parse_args()
