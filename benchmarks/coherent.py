@@ -1,10 +1,11 @@
 """Strong L1 and L2: plain, delayed and coherent, over five decades of strength.
 
-MNIST, 6000 training samples, 784-300-100-10, SGD with learning rate 0.1 and momentum 0.9,
-mini-batches of 100, 15 epochs; and a small convolutional net, 5 epochs. A strength here is what
-one mini-batch is charged: the estimators' `l1` and `alpha` divided by 100. "delayed" regularises
-only after a third of the epochs. Results accumulate in benchmarks/results/coherent.csv; what is
-there is not run again.
+MNIST, 6000 training samples, SGD with learning rate 0.1 and momentum 0.9, mini-batches of 100: a
+784-300-100-10 net, 15 epochs, and a small convolutional net, 6 epochs. For the best compression
+the same nets "long": 45 epochs, then 15 with learning rate 0.01; the convolutional net 20 and 10.
+A strength here is what one mini-batch is charged: the estimators' `l1` and `alpha` divided by
+100. "delayed" regularises only after a third of the epochs. Results accumulate in
+benchmarks/results/coherent.csv; what is there is not run again.
 
     python benchmarks/coherent.py --data mnist.npz [--seeds 2]
     python benchmarks/coherent.py --cost
@@ -40,8 +41,8 @@ METHODS = {
         ("delayed", None),
         ("total", 0.5),
         ("batch", 0.5),
+        ("trend", 0.05),
         ("trend", 0.1),
-        ("trend", 0.15),
         ("trend", 0.2),
     ],
     "l2": [
@@ -54,8 +55,23 @@ METHODS = {
     ],
 }
 CONV = {
-    "l1": ([("plain", None), ("delayed", None), ("trend", 0.2)], [1e-3, 1e-2, 1e-1, 10.0]),
+    "l1": ([("plain", None), ("delayed", None), ("trend", 0.1)], [1e-3, 1e-2, 1e-1, 10.0]),
     "l2": ([("plain", None), ("delayed", None), ("trend", 0.5)], [1e-2, 1e-1, 1.0, 100.0]),
+}
+LONG = [
+    *(("plain", None, s) for s in (1e-3, 2e-3, 3e-3)),
+    *(("delayed", None, s) for s in (1e-3, 3e-3, 1e-2)),
+    *(("trend", t, 1.0) for t in (0.05, 0.075, 0.1, 0.125, 0.15)),
+]
+CONV_LONG = [
+    *(("plain", None, s) for s in (5e-3, 1e-2)),
+    *(("trend", t, 1.0) for t in (0.2, 0.3)),
+]
+STAGES = {  # epochs and learning rates
+    "mlp": [(15, 0.1)],
+    "conv": [(6, 0.1)],
+    "mlp long": [(45, 0.1), (15, 0.01)],
+    "conv long": [(20, 0.1), (10, 0.01)],
 }
 
 
@@ -89,54 +105,58 @@ def regularisation(kind, method, threshold, strength):
     return params
 
 
-def fit_mlp(X, y, params, delayed, seed, epochs=15):
-    """Estimator, and its module."""
+def stages(model, delayed):
+    """Epochs, learning rate, and whether the regulariser is on, one stage after the other."""
+    (first, rate), *rest = STAGES[model]
+    wait = (first + sum(epochs for epochs, _ in rest)) // 3 if delayed else 0
+    yield from [(wait, rate, False)] if delayed else []
+    yield from ((epochs, rate, True) for epochs, rate in [(first - wait, rate), *rest])
+
+
+def fit_mlp(X, y, params, parts, seed):
+    """Estimator, fitted."""
     clf = MLPClassifier(
         (300, 100),
         solver="sgd",
-        learning_rate_init=0.1,
         batch_size=BATCH,
         alpha=0.0,
         n_iter_no_change=1000,
         warm_start=True,
         random_state=seed,
     )
-    if delayed:
-        clf.set_params(max_iter=epochs // 3).fit(X, y)
-        epochs -= epochs // 3
-    clf.set_params(max_iter=epochs, **params).fit(X, y)
+    for epochs, rate, on in parts:
+        clf.set_params(max_iter=epochs, learning_rate_init=rate, **(params if on else {}))
+        clf.fit(X, y)
     return clf
 
 
-def fit_conv(X, y, params, delayed, seed, epochs=6):
+def fit_conv(X, y, params, parts, seed):
     """The same of a module of one's own."""
     torch.manual_seed(seed)
     net = MGSNeuralNetClassifier(
         conv_net,
         criterion=nn.CrossEntropyLoss,
-        lr=0.1,
         optimizer__momentum=0.9,
         batch_size=BATCH,
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
     ).initialize()
-    if delayed:
-        net.partial_fit(X, y, epochs=epochs // 3)
-        epochs -= epochs // 3
-    return net.set_params(**params).partial_fit(X, y, epochs=epochs)
+    for epochs, rate, on in parts:
+        net.set_params(lr=rate, **(params if on else {})).partial_fit(X, y, epochs=epochs)
+    return net
 
 
 def run(model, kind, method, threshold, strength, seed, data):
     """One row of the results."""
     X, y, X_test, y_test = data
     start = time.process_time()
-    fit = {"mlp": fit_mlp, "conv": fit_conv}[model]
+    fit = {"mlp": fit_mlp, "conv": fit_conv}[model.split()[0]]
     params = regularisation(kind, method, threshold, strength)
     row = {"model": model, "kind": kind, "method": method, "threshold": threshold or ""}
     row.update(strength=strength, seed=seed, accuracy=float("nan"))
     try:
-        net = fit(X, y, params, method == "delayed", seed)
+        net = fit(X, y, params, stages(model, method == "delayed"), seed)
     except ValueError:  # the weights overflowed
         return {**row, "zeros": 0, "compression": 0, "regularized": 0, "seconds": 0}
     module = net.module_
@@ -153,16 +173,19 @@ def run(model, kind, method, threshold, strength, seed, data):
 
 
 def plan(seeds):
-    """All fits, the first seed's first."""
-    for seed in range(seeds):
-        for model in ("mlp", "conv"):
-            yield (model, "none", "none", None, 0.0, seed)
-            for kind in ("l1", "l2"):
-                methods, strengths = METHODS[kind], STRENGTHS[kind]
-                if model == "conv":
-                    methods, strengths = CONV[kind]
-                for (method, threshold), s in itertools.product(methods, strengths):
-                    yield (model, kind, method, threshold, s, seed)
+    """All fits: the sweeps over strengths, then the long ones."""
+    for seed, model in itertools.product(range(seeds), ("mlp", "conv")):
+        yield (model, "none", "none", None, 0.0, seed)
+        for kind in ("l1", "l2"):
+            methods, strengths = METHODS[kind], STRENGTHS[kind]
+            if model == "conv":
+                methods, strengths = CONV[kind]
+            for (method, threshold), s in itertools.product(methods, strengths):
+                yield (model, kind, method, threshold, s, seed)
+    for model, seed in itertools.product(("mlp long", "conv long"), range(seeds)):
+        yield (model, "none", "none", None, 0.0, seed)
+        fits = LONG + (CONV_LONG if model == "conv long" else [])
+        yield from ((model, "l1", method, t, s, seed) for method, t, s in fits)
 
 
 def key(row):
@@ -191,44 +214,51 @@ def sweep(data, seeds):
 
 
 def report(rows):
-    """Markdown tables of means over seeds, then the best compression that costs no accuracy."""
+    """Markdown tables of means over seeds."""
     groups = {}
     for r in rows:
         name = r["method"] + (f" {r['threshold']}" if r["threshold"] else "")
         place = r["model"], r["kind"], name, float(r["strength"])
-        groups.setdefault(place, []).append((float(r["accuracy"]), float(r["compression"])))
+        values = [float(r[c]) for c in ("accuracy", "compression", "zeros")]
+        groups.setdefault(place, []).append(values)
     means = {place: np.mean(values, axis=0) for place, values in groups.items()}
     for model, kind in itertools.product(("mlp", "conv"), ("l1", "l2")):
-        base = means[model, "none", "none", 0.0][0]
         part = {k[2:]: v for k, v in means.items() if k[:2] == (model, kind)}
         names, strengths = (list(dict.fromkeys(k[i] for k in part)) for i in (0, 1))
-        print(f"\n{model}, {kind}; unregularised {base:.3f}\n")
+        base = means[model, "none", "none", 0.0][0]
+        print(f"\n{model}, {kind}; unregularised {base:.4f}\n")
         print("| strength | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
         for s in strengths:
             cells = [_cell(*part[name, s], kind) for name in names]
             print(f"| {s:g} | " + " | ".join(cells) + " |")
-        if kind == "l1":
-            for loss in (0.0, 0.005, 0.01):
-                _print_best(part, base, loss)
+    for model in ("mlp long", "conv long"):
+        print(f"\n{model}\n\n| method | strength | accuracy | zeros | compression | seeds |")
+        print("|---" * 6 + "|")
+        for place in sorted((k for k in means if k[0] == model), key=_order):
+            (accuracy, compression, zeros), n = means[place], len(groups[place])
+            cells = f"{accuracy:.4f} | {zeros:.3f} | {compression:.1f}× | {n}"
+            print(f"| {place[2]} | {place[3]:g} | {cells} |")
 
 
-def _cell(accuracy, compression, kind):
-    return f"{accuracy:.3f}" + (f" ({compression:.3g}×)" if kind == "l1" else "")
+def _order(place):
+    """By method, strength and threshold."""
+    method, *threshold = place[2].split()
+    return ("none", "plain", "delayed", "trend").index(method), place[3], threshold
 
 
-def _print_best(part, base, loss):
-    good = {k: v for k, v in part.items() if v[0] >= base - loss}
-    families = {k[0].split()[0] for k in good}
-    best = [max((v[1], k) for k, v in good.items() if k[0].startswith(f)) for f in families]
-    text = "; ".join(f"{c:.3g}× by {k[0]} at {k[1]:g}" for c, k in sorted(best, reverse=True))
-    print(f"\nBest compression within {loss:.3f} of the unregularised accuracy: {text or 'none'}")
+def _cell(accuracy, compression, zeros, kind):
+    """Accuracy, and with L1 share of zeros and compression."""
+    return f"{accuracy:.3f}" + (f" ({zeros:.0%}, {compression:.3g}×)" if kind == "l1" else "")
 
 
-def cost(repeats=15, samples=5120, batch=128):
-    """CPU time of an epoch with each measure, over that of plain L1 and L2; interleaved."""
+def cost(repeats=30, samples=2560, batch=128):
+    """Time of a step with each measure, over that of plain L1 and L2.
+
+    Lower quartiles of interleaved runs of twenty steps: other processes only ever add.
+    """
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(samples, 784)).astype("float32"), rng.integers(0, 10, samples)
-    print(f"784-300-100-10, batch {batch}, {torch.get_num_threads()} threads, CPU time")
+    print(f"784-300-100-10, batch {batch}, {torch.get_num_threads()} threads")
     for solver, kind in itertools.product(("sgd", "adam"), ("alpha", "l1")):
         fits = {}
         for measure in (None, "total", "batch", "trend"):
@@ -238,22 +268,22 @@ def cost(repeats=15, samples=5120, batch=128):
                 clf.set_params(coherence=measure, coherence_threshold=0.5)
             fits[measure] = clf.partial_fit(X, y, classes=np.arange(10))
         times = {name: [] for name in fits}
-        for _ in range(repeats):
-            for name, clf in fits.items():
-                start = time.process_time()
-                clf.partial_fit(X, y)
-                times[name].append(time.process_time() - start)
-        plain = np.median(times[None])
-        ratios = ", ".join(f"{m} {np.median(times[m]) / plain:.2f}" for m in fits if m)
-        print(f"{solver:5} {kind:6} plain step {plain / (samples / batch) * 1e3:.2f} ms; {ratios}")
+        for _, (name, clf) in itertools.product(range(repeats), fits.items()):
+            start = time.perf_counter()
+            clf.partial_fit(X, y)
+            times[name].append((time.perf_counter() - start) / (samples / batch))
+        quartiles = {name: np.quantile(values, 0.25) for name, values in times.items()}
+        plain = quartiles.pop(None)
+        ratios = ", ".join(f"{name} {value / plain:.2f}" for name, value in quartiles.items())
+        print(f"{solver:5} {kind:6} plain step {plain * 1e3:.2f} ms; {ratios}")
 
 
 def sizes(data):
     """Bytes of the pickle, before and after `sparsify`."""
     X, y, X_test, _ = data
-    for threshold in (0.1, 0.2):
-        params = regularisation("l1", "trend", threshold, 1e-2)
-        clf = fit_mlp(X, y, params, delayed=False, seed=0)
+    for threshold in (0.05, 0.1):
+        params = regularisation("l1", "trend", threshold, 1.0)
+        clf = fit_mlp(X, y, params, stages("mlp", delayed=False), seed=0)
         dense, before = len(pickle.dumps(clf)), clf.predict(X_test)
         data_ = pickle.dumps(clf.sparsify())
         same = np.array_equal(pickle.loads(data_).predict(X_test), before)
