@@ -92,6 +92,6 @@ ax.plot(epochs, accuracy, color="0.6", label="clean test accuracy")
 agreement = stopped.history_[:, "mgs_agreement"]
 ax.plot(epochs[: len(agreement)], agreement, color="C0", label="agreement on training samples")
 ax.axvline(display.restored_epoch, color="C0", ls=":", label="restored epoch")
-ax.set(xlabel="epoch", ylabel="share of samples")
+ax.set(xlabel="epoch", ylabel="accuracy, agreement")
 ax.legend(loc="lower right")
 plt.show()
