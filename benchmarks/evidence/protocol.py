@@ -4,8 +4,9 @@ Each regulariser has six candidates, a factor of about three apart from almost o
 Which one is best is decided on validation labels as noisy as the training labels; beside it stands
 what clean validation labels would have chosen. Test labels are clean and decide nothing.
 
-The ranges were set before any run, by looking at pilot scores: of four sets of task C on splits
-drawn by another generator, and of split 19 of two sets of task D on its validation samples.
+The ranges were set before any run, by pilots: the test accuracy of vehicle, optdigits, satimage and
+twonorm on other splits of task C, whose samples overlap the reported ones, and the validation
+scores of yacht and concrete on split 19 of task D, which is not run.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ PLAN = (
     _mnist1d(61, (0.0, 0.3, 0.45), MAIN, range(3)),
     _mnist1d(300, (0.0, 0.3, 0.45), MAIN, range(3)),
     _tabular(USUAL, range(3, 5)),
-    _regressions(USUAL_REGRESSION, range(5, 20)),
+    _regressions(USUAL_REGRESSION, range(5, 19)),
 )
 
 # Small enough for ten minutes on one core.
