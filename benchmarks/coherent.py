@@ -55,8 +55,8 @@ METHODS = {
     ],
 }
 CONV = {
-    "l1": ([("plain", None), ("delayed", None), ("trend", 0.1)], [1e-3, 1e-2, 1e-1, 10.0]),
-    "l2": ([("plain", None), ("delayed", None), ("trend", 0.5)], [1e-2, 1e-1, 1.0, 100.0]),
+    "l1": ([("plain", None), ("delayed", None), ("trend", 0.1)], [1e-4, 1e-3, 1e-2, 1e-1, 10.0]),
+    "l2": ([("plain", None), ("delayed", None), ("trend", 0.5)], [1e-3, 1e-2, 1e-1, 1.0, 100.0]),
 }
 LONG = [
     *(("plain", None, s) for s in (1e-3, 2e-3, 3e-3)),

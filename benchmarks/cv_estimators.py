@@ -3,8 +3,8 @@
 python benchmarks/cv_estimators.py [--repeats 1] [--threads 2] [--device cpu]
 
 Digits, ten strengths, five folds, batch 64, 50 epochs; each contender has `--threads` workers.
-GridSearchCV's are processes, started before the clock; those of "all at once" are threads, in the
-last row processes too. scikit-learn's MLP has no penalty and searches over ten values of alpha.
+They are processes, started before the clock. scikit-learn's MLP has no penalty and searches over
+ten values of alpha.
 `benchmarks/halving.py` compares the choices with and without halving.
 """
 
@@ -14,7 +14,7 @@ import time
 from itertools import product
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier as ScikitLearn
@@ -26,7 +26,6 @@ RATIOS = (
     ("GridSearchCV", "all at once", 5),
     ("scikit-learn", "all at once", 2),
     ("GridSearchCV", "halving", 10),
-    ("all at once", "in processes", 1),
 )
 
 
@@ -43,16 +42,11 @@ def contenders(X, y, args, **params):
     together = MLPClassifierCV(**ours, n_jobs=args.threads)
     values = np.concatenate([[0], np.logspace(-3, 1, 9)])
 
-    def in_processes():
-        with parallel_config("loky"):
-            together.set_params(halving=False).fit(X, y)
-
     def grid(estimator, name):
         GridSearchCV(estimator, {name: values}, n_jobs=args.threads).fit(X, y)
 
     return {
         "all at once": lambda: together.set_params(halving=False).fit(X, y),
-        "in processes": in_processes,
         "halving": lambda: together.set_params(halving=True).fit(X, y),
         "GridSearchCV": lambda: grid(MLPClassifier(**ours), "mgs_strength"),
         "scikit-learn": lambda: grid(ScikitLearn(**params), "alpha"),

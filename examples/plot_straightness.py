@@ -47,6 +47,9 @@ REGULARISERS = {
     "L1": {"l1": 0.3},
     "dropout": {"dropout": 0.3},
     "input noise": {"input_noise": 0.2},
+    "label smoothing": {"label_smoothing": 0.2},
+    "input Jacobian": {"jacobian_strength": 0.03},
+    "loss gradient": {"gradient_strength": 0.3},
     "MGS": {"mgs_strength": 0.1},
 }
 
@@ -102,11 +105,11 @@ networks = {
 }
 after = {key: measured(network) for key, network in networks.items()}
 
-print("labels regulariser width  deflection  relative    gap  kinks  MGS trace  accuracy")
+print("labels regulariser     width  deflection  relative    gap  kinks  MGS trace  accuracy")
 rows = {("", "at start", width): row for width, row in start.items()} | after
 for (labels, name, width), row in rows.items():
     print(
-        f"{labels:6} {name:11} {width:5d} {row['deflection']:11.3f} {row['relative']:9.3f} "
+        f"{labels:6} {name:15} {width:5d} {row['deflection']:11.3f} {row['relative']:9.3f} "
         f"{row['gap']:6.3f} {row['kinks']:6.1f} {row['mgs']:10.0f} {row['accuracy']:9.3f}"
     )
 

@@ -63,9 +63,18 @@ class ClosedForm:
         several = module.linears[-1].out_features > 1
         return not (objective.mgs_strength and penalty.outputs == "all" and several)
 
+    @property
+    def splits(self) -> bool:
+        """Whether the gradient is a sum over samples, each seen alone."""
+        return self.weights is None and not self.objective.input_noise
+
     @torch.no_grad()
-    def backward(self, batch: Batch) -> Terms:
-        """Set every parameter's gradient, and return the objective's terms."""
+    def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
+        """Set every parameter's gradient, and return the objective's terms.
+
+        Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
+        mini-batch's halves have in their sum.
+        """
         X = batch.X
         if self.objective.input_noise:
             X = X + self.objective.input_noise * torch.randn_like(X)
@@ -78,7 +87,12 @@ class ClosedForm:
             penalty = _Penalty(self, inputs, outputs, batch)
         for i in reversed(range(len(self.linears))):
             linear, A = self.linears[i], inputs[i]
-            linear.weight.grad = G.mT @ A
+            if halves is None:
+                linear.weight.grad = G.mT @ A
+            else:
+                middle = batch.n_samples // 2
+                halves.append((G[:middle].mT @ A[:middle], G[middle:].mT @ A[middle:]))
+                linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
             if penalty is not None and i:
                 linear.weight.grad.addmm_(penalty.D[i].mT, penalty.U[i])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -67,10 +68,16 @@ class CoherenceGate:
         self._cosines: list[Tensor] = []
         self._shares: list[Tensor] = []
 
+    def compares_halves(self, batch: Batch) -> bool:
+        """Whether the gradients of this mini-batch's halves are to be compared."""
+        return self.measure == "batch" and batch.n_samples > 1
+
+    def compare(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+        """Remember how coherent the gradients of the two halves are, in whatever scale."""
+        self._halves = cosine(first, second)
+
     def backward(self, run, module, batch: Batch):
-        """Backward pass of a mini-batch by `run`; for "batch", one half after the other."""
-        if self.measure != "batch" or batch.n_samples < 2:
-            return run(batch)
+        """Backward pass of a mini-batch by `run`, one half after the other."""
         first, second = _halves(batch)
         shares = _shares(batch, first, second)
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -96,7 +103,7 @@ class CoherenceGate:
             results.append(run())
             gradients.append([p.grad for p in parameters])
         weights = [i for i, p in enumerate(parameters) if p.ndim > 1]
-        self._halves = cosine(*([g[i] for i in weights] for g in gradients))
+        self.compare(*([g[i] for i in weights] for g in gradients))
         for p, a, b in zip(parameters, *gradients):
             p.grad = a.lerp_(b, shares[1])
         return results
@@ -213,7 +220,7 @@ def _free(pull: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
     return m.abs().addcmul_(pull, pull, value=2 * l1).gt_(least)
 
 
-def _products(a: list[Tensor], b: list[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
+def _products(a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
     """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
     a, b = ([x.flatten() for x in tensors] for tensors in (a, b))
     aa, ab, bb = (
@@ -228,7 +235,7 @@ def _squares(vectors: list[Tensor]) -> list[Tensor]:
     return [torch.linalg.vector_norm(x).square() for x in vectors]
 
 
-def cosine(a: list[Tensor], b: list[Tensor]) -> Tensor:
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Cosine of the angle between two lists of tensors, each seen as one vector."""
     aa, ab, bb = _products(a, b)
     return _ratio(ab, aa, bb)

@@ -125,11 +125,15 @@ class MLPNet(NeuralNet):
 
     def train_step_single(self, batch: Batch, **fit_params):
         """Forward and backward pass of one mini-batch."""
-        norm = self.regularizer.squared_norm()
-        if self.regularizer.coherence is None:
+        norm, gate = self.regularizer.squared_norm(), self.regularizer.coherence
+        if gate is None or not gate.compares_halves(batch):
             terms = self._backward(batch)
+        elif self.closed_form_ is not None and self.closed_form_.splits and not self.compile:
+            halves = []
+            terms = self.closed_form_.backward(batch, halves)
+            gate.compare(*zip(*halves))
         else:
-            terms = self.regularizer.coherence.backward(self._backward, self.module_, batch)
+            terms = gate.backward(self._backward, self.module_, batch)
         return {
             "loss": terms.data_loss.detach(),
             "mgs_penalty": None if terms.mgs_penalty is None else terms.mgs_penalty.detach(),

@@ -4,8 +4,8 @@ Each regulariser has six candidates, a factor of about three apart from almost o
 Which one is best is decided on validation labels as noisy as the training labels; beside it stands
 what clean validation labels would have chosen. Test labels are clean and decide nothing.
 
-The ranges were set before any run, by pilots: the test accuracy of vehicle, optdigits, satimage and
-twonorm on other splits of task C, whose samples overlap the reported ones, and the validation
+The ranges were set before any run, by pilots: the test accuracy of vehicle, optdigits, satimage
+and twonorm on other splits of task C, whose samples overlap the reported ones, and the validation
 scores of yacht and concrete on split 19 of task D, which is not run.
 """
 

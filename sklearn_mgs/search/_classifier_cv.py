@@ -39,8 +39,8 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         that decides; or a callable that takes ``cv_results_`` and returns an index, such as
         `sklearn_mgs.model_selection.one_standard_error`.
     n_jobs : int, default=None
-        Batches that train at once, in threads unless joblib's `parallel_config` names another
-        backend: "loky" for processes, "dask" for other machines. None: one, with all of torch's
+        Batches that train at once, in processes unless joblib's `parallel_config` names another
+        backend: "threading", or "dask" for other machines. None: one, with all of torch's
         threads; with "dask", as many as its workers have threads.
     max_models : int, default=None
         Models, of one candidate and one fold each, that train in one batch. None: as many as

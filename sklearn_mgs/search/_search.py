@@ -139,7 +139,7 @@ def search(
         tasks = (run(batch, epoch, scoring, epoch == rungs[-1], progress) for batch in batches)
         progress.begin(len(batches))
         with torch_threads(threads):
-            for batch in Parallel(n_jobs=n_jobs, **_parallel_options())(tasks):
+            for batch in Parallel(n_jobs=n_jobs, return_as=_return_as())(tasks):
                 trained.append(batch)
                 progress.scored(batch.models)
         batches = trained
@@ -154,12 +154,10 @@ def search(
     return models, n_resources
 
 
-def _parallel_options() -> dict:
-    """In threads unless somebody asked for another backend; results as they come."""
-    options = {"prefer": "threads"}
-    backend, _ = get_active_backend(**options)
-    return_as = "generator_unordered" if backend.supports_return_generator else "list"
-    return {**options, "return_as": return_as}
+def _return_as() -> str:
+    """Results as they come, where joblib's backend can."""
+    backend, _ = get_active_backend()
+    return "generator_unordered" if backend.supports_return_generator else "list"
 
 
 def _advance(batch, epoch, scoring, last, progress) -> BatchedFit:

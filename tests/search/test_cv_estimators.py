@@ -257,7 +257,8 @@ def test_threads_of_torch_are_divided_and_restored(monkeypatch):
         inside.append(torch.get_num_threads())
         return 0.0
 
-    classifier(scoring=scorer, n_jobs=2).fit(X, y)
+    with parallel_config("threading"):
+        classifier(scoring=scorer, n_jobs=2).fit(X, y)
     assert set(inside) == {3}
     assert torch.get_num_threads() == before
 
