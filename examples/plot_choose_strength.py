@@ -4,9 +4,9 @@ Choosing the strength when labels are noisy
 
 Cross-validation on noisy labels still ranks models, and its best score is the choice that we
 recommend. But the scores are blurred: neighbouring strengths can't be told apart. Where a smoother
-network is worth a little accuracy, `one_standard_error` decides among them by what needs no labels:
-of the candidates within one standard error of the best score, it takes the one with the most similar
-gradients.
+network is worth a little accuracy, `one_standard_error` decides among them by what needs no
+labels: of the candidates within one standard error of the best score, it takes the one with the
+most similar gradients.
 """
 
 # %%

@@ -121,9 +121,9 @@ for (labels, name, width), row in rows.items():
 # is after training that wide networks are straighter than narrow ones, relative to the chords:
 # more so on clean labels, where a straight line from class to class does, than on noisy ones.
 #
-# Of the regularisers, L2 and L1 straighten the networks throughout. The others lower the deflection
-# where the network would fit noise, but they flatten the chords as much or more: relative to them
-# they bend wide networks.
+# Of the regularisers, L2 and L1 straighten the networks throughout. The others lower the
+# deflection where the network would fit noise, but they flatten the chords as much or more:
+# relative to them they bend wide networks.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 7), sharex=True, sharey="row", layout="constrained")
 for column, labels in zip(axes.T, LABELS):
