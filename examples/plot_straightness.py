@@ -152,11 +152,11 @@ SegmentDisplay.from_estimator(networks["clean", "none", WIDTHS[-1]], X_train[0],
 # ----------------------------------------------------------
 # Spearman's rank correlation of the deflection with the trace of the MGS kernel, over all
 # networks of one kind of labels: 1 means that the straighter of two networks always has the more
-# similar gradients. The deflection itself goes with the trace, closely where networks differ by
-# how much noise they fit and loosely on clean labels: both grow with the scale of the outputs.
-# Relative to the chords, without that scale, the two rank models in opposite orders.
+# similar gradients. The deflection itself goes with the trace, loosely, since both grow with the
+# scale of the outputs. Relative to the chords, without that scale, the two rank models rather in
+# opposite orders.
 
-figure, ax = plt.subplots(layout="constrained")
+figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
 for marker, labels in zip("os", LABELS):
     for i, name in enumerate(REGULARISERS):
         points = [after[labels, name, w] for w in WIDTHS]
