@@ -3,6 +3,7 @@
 import os
 import signal
 
+import distributed
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,6 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 
 from sklearn_mgs import MLPClassifier, MLPClassifierCV, MLPRegressorCV
-
-distributed = pytest.importorskip("distributed")
 
 PARAMS = {
     "hidden_layer_sizes": (8,),
