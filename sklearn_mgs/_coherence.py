@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -120,7 +121,8 @@ class CoherenceGate:
         else:
             self._coherence, self._halves = self._halves, None
             if self._coherence is None:
-                pull, unit = _pull(weights, alpha, l1)
+                signs = [w.sign() for w in weights] if l1 else []
+                pull, unit = _pull(weights, signs, alpha, l1)
                 self._coherence = _cosine_of_sum(*_products(gradients, pull, unit))
             self.share_ = (self._coherence >= self.threshold).to(weights[0].dtype)
         if alpha:
@@ -139,26 +141,28 @@ class CoherenceGate:
 
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
-        pull, unit = _pull(weights, alpha, l1)
-        mean = self._mean
-        if l1:
-            mean = [m * r.abs().clamp_(max=1) for m, r in zip(mean, pull)]
-        products = _products(mean, pull, unit)
-        self._coherence = _cosine_of_sum(*products)
-        share = strongest_share(*products, self.threshold)
+        signs = [w.sign() for w in weights] if l1 else []
+        pull, unit = _pull(weights, signs, alpha, l1)
+        gg, gr, rr = _products(self._mean, pull, unit)
+        if l1:  # of the weights that are not zero; where they are, so is the pull
+            gg = _squared_norm([m * sign for m, sign in zip(self._mean, signs)])
+        self._coherence = _cosine_of_sum(gg, gr, rr)
+        share = strongest_share(gg, gr, rr, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)
         least = share.clamp(max=1.0) * l1
-        self._free = [_free(r, m, least, l1) for r, m in zip(pull, self._mean)] if l1 else []
+        self._free = [_free(sign, m, least, l1) for sign, m in zip(signs, self._mean)]
 
     @torch.no_grad()
     def shrink(self, weights: list[Tensor], threshold: float) -> None:
         """Take L1's proximal step, of this threshold times `share_`."""
+        if self.measure != "trend":  # in full or not at all
+            for w in weights:
+                w.addcmul_(w.clamp(-threshold, threshold), self.share_, value=-1)
+            return
         limit = threshold * self.share_
-        for w in weights:
-            small = torch.maximum(w, -limit)
-            w.sub_(torch.minimum(small, limit, out=small))
         for w, free in zip(weights, self._free):
-            w.mul_(free)
+            small = torch.maximum(w, -limit)
+            w.sub_(torch.minimum(small, limit, out=small)).mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
@@ -201,38 +205,34 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     return torch.where(room > 0, norm * sine / room, torch.where(norm > 0, math.inf, 0.0))
 
 
-def _pull(weights: list[Tensor], alpha: float, l1: float) -> tuple[list[Tensor], float]:
-    """The regulariser's gradient ``alpha w + l1 sign(w)`` in units of the second result.
-
-    With L1 the unit is `l1`, so that an entry is 0 where a weight is, and else at least 1 in size.
-    """
+def _pull(
+    weights: list[Tensor], signs: list[Tensor], alpha: float, l1: float
+) -> tuple[list[Tensor], float]:
+    """The regulariser's gradient ``alpha w + l1 sign(w)`` in units of the second result."""
     if not l1:
         return weights, alpha
-    signs = [w.sign() for w in weights]
     if alpha:
-        for sign, w in zip(signs, weights):
-            sign.add_(w, alpha=alpha / l1)
+        signs = [sign.add(w, alpha=alpha / l1) for sign, w in zip(signs, weights)]
     return signs, l1
 
 
-def _free(pull: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
-    """1 where a weight is not zero or ``|m| > least``, else 0, in place: bools take longer."""
-    return m.abs().addcmul_(pull, pull, value=2 * l1).gt_(least)
+def _free(sign: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
+    """1 where a weight is not zero or ``|m| > least``, else 0, in numbers: bools take longer."""
+    return m.abs().addcmul_(sign, sign, value=2 * l1).gt_(least)
 
 
 def _products(a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
     """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
-    a, b = ([x.flatten() for x in tensors] for tensors in (a, b))
-    aa, ab, bb = (
-        torch.stack(parts).sum()
-        for parts in (_squares(a), [torch.dot(x, y) for x, y in zip(a, b)], _squares(b))
-    )
-    return aa, unit * ab, unit**2 * bb
+    return _squared_norm(a), unit * _inner(a, b), unit**2 * _squared_norm(b)
 
 
-def _squares(vectors: list[Tensor]) -> list[Tensor]:
-    """Squared norms."""
-    return [torch.linalg.vector_norm(x).square() for x in vectors]
+def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product of lists of tensors as one vector each."""
+    return reduce(torch.add, [torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)])
+
+
+def _squared_norm(a: Sequence[Tensor]) -> Tensor:
+    return _inner(a, a)
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
