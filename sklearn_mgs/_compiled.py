@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
+from sklearn_mgs.gram._functional import call_with
 from sklearn_mgs.gram._reduce import no_autocast
 
 __all__ = ["CompiledPasses"]
@@ -110,7 +110,7 @@ class CompiledPasses:
                 name: v.detach().requires_grad_(name in trained) for name, v in values.items()
             }
             with torch.enable_grad():
-                results = functional_call(self._passes, leaves, args)
+                results = call_with(self._passes, leaves, args)
             gradients = {name: leaves[name].grad for name in trained}
             return results, {name: g for name, g in gradients.items() if g is not None}
 
@@ -119,7 +119,7 @@ class CompiledPasses:
 
 
 class _Passes(nn.Module):
-    """A function as the forward pass of what it runs: `functional_call` swaps parameters then."""
+    """A function as the forward pass of what it runs: `call_with` swaps parameters then."""
 
     def __init__(self, run: Callable[..., Any], module: nn.Module):
         super().__init__()

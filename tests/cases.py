@@ -116,6 +116,47 @@ class Tied(nn.Module):
         return self.decode(torch.tanh(self.hidden(self.embed(x))).mean(1))
 
 
+class UsedAgain(nn.Module):
+    """The decoder is the encoder's weight, transposed: a use that no call of a layer shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.head = nn.Linear(3, 4), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(F.linear(torch.tanh(self.encode(x)), self.encode.weight.T)))
+
+
+class Turned(nn.Module):
+    """Samples go through the layers in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x.flip(0))).flip(0))
+
+
+class Distilled(nn.Module):
+    """A layer that is called once more without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            target = self.body(x)
+        return self.head(torch.tanh(self.body(x)) - target)
+
+
+def twice():
+    """One layer under two names."""
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(3, 2))
+
+
 class Folded(nn.Module):
     """Positions folded into the rows, and a layer that sees no samples at all."""
 
@@ -257,6 +298,17 @@ MODULES = {
     "repeated layer": (Repeated, rows(5), []),
     "tied weights": (Tied, tokens(5), ["embed"]),
     "folded rows": (Folded, rows(5, 3), ["pixel", "place"]),
+    "weight used again": (UsedAgain, rows(3), ["encode"]),
+    "samples in another order": (Turned, rows(3), ["body"]),
+    "call without gradients": (Distilled, rows(3), []),
+    "layer with two names": (twice, rows(3), []),
+    "slopes": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 3, 2), nn.PReLU(3), nn.Flatten(), nn.LazyLinear(4), nn.PReLU()
+        ),
+        images(4),
+        [],
+    ),
     "two inputs": (TwoInputs, lambda: (torch.randn(4, 3), torch.randn(4, 2)), ["gate"]),
     "own parameter, tuple": (OwnParameter, rows(3), [""]),
     "weight norm": (

@@ -9,17 +9,18 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
 
 from sklearn_mgs.gram._backends import DecomposedNorms, twice_differentiable
+from sklearn_mgs.gram._functional import call_with
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
 from sklearn_mgs.gram._outputs import directions, output_matrix
 from sklearn_mgs.gram._samples import (
     Samples,
     apply,
     batch_of_one,
+    first,
     n_samples,
-    repeated_first,
     take,
 )
 
@@ -67,7 +68,7 @@ def _mapped(
     def gradients(parameters: dict[str, Tensor], x: Samples, v: Tensor) -> dict[str, Tensor]:
         def f(chosen):
             def call(*args, **kwargs):
-                return functional_call(module, {**parameters, **chosen}, args, kwargs)
+                return call_with(module, {**parameters, **chosen}, args, kwargs)
 
             return output_matrix(apply(call, batch_of_one(x)))[0]
 
@@ -102,11 +103,14 @@ _STRATEGIES: dict[str, Callable[..., dict[str, Tensor]]] = {
 
 
 def choose_strategy(module: nn.Module, X: Samples, names: Sequence[str]) -> str:
-    """Find the first strategy that agrees with the loop on one sample, gradients included."""
-    x = repeated_first(X, 1)
+    """Find the first strategy that agrees with the loop on two samples, gradients included."""
+    x = first(X, 2)
     with evaluating(module), torch.enable_grad():
         V = directions(output_matrix(apply(module, x)).detach(), "all")
-        want = _with_gradients(module, x, V, names, "loop")
+        try:
+            want = _with_gradients(module, x, V, names, "loop")
+        except (RuntimeError, NotImplementedError):  # has first derivatives only
+            return "loop"
         for strategy in ("shared", "expanded"):
             try:
                 with warnings.catch_warnings():

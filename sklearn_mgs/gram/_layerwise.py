@@ -63,7 +63,8 @@ class Tape:
         self._stack.close()
 
     def _record(self, layer, args, output) -> None:
-        self.calls.append((layer, args[0], get_gradient_edge(output)))
+        if output.requires_grad:  # else no gradient comes this way
+            self.calls.append((layer, args[0], get_gradient_edge(output)))
 
     def _record_samples(self, module, args, kwargs) -> None:
         self.samples = samples_of_call(args, kwargs)

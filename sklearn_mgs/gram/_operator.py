@@ -285,7 +285,7 @@ class GramOperator:
         sums: dict[tuple[str, int], Tensor] = {}
         for rows, factors in self._chunks():
             for key, factor in _flat(factors):
-                term = factor.to(S.dtype).combine(S[rows])
+                term = factor.combine(S[rows])
                 sums[key] = sums[key] + term if key in sums else term
         return sums
 
@@ -299,13 +299,13 @@ class GramOperator:
         if B is not None:
             V = V - means @ (B.mT @ V)
         if len(self._slices()) == 1:
-            terms = [(k, f.to(V.dtype).product(V)) for k, f in _flat(next(self._chunks())[1])]
+            terms = [(k, f.product(V)) for k, f in _flat(next(self._chunks())[1])]
             product = self._weighted(terms)
         else:
             sums = self._combine(V)
             product = torch.cat(
                 [
-                    self._weighted((k, f.to(V.dtype).project(sums[k])) for k, f in _flat(factors))
+                    self._weighted((k, f.project(sums[k])) for k, f in _flat(factors))
                     for _, factors in self._chunks()
                 ]
             )

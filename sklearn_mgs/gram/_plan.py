@@ -6,17 +6,20 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.conv import _ConvNd
 
 from sklearn_mgs.gram._backends import twice_differentiable
 from sklearn_mgs.gram._jacobian import choose_strategy
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
 from sklearn_mgs.gram._outputs import directions, output_matrix
 from sklearn_mgs.gram._rules import find_rule
-from sklearn_mgs.gram._samples import Samples, apply, repeated_first
+from sklearn_mgs.gram._samples import Samples, apply, first
+from sklearn_mgs.gram._shares import Factors, promoted
 
 __all__ = ["Plan", "make_plan", "output_gradients"]
 
@@ -46,15 +49,16 @@ class Plan:
 def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) -> Plan:
     """Sort the trainable parameters by whether a rule covers them.
 
-    A rule holds where a layer sees one row for each sample, in the order of the samples; so one
-    and then two samples are run through the module, in evaluation mode, to look.
+    A rule holds where a layer sees one row for each sample, in the order of the samples, and its
+    parameters act nowhere else; so one and then two samples are run through the module, in
+    evaluation mode, to look, and a gradient by each rule is compared with autograd's.
 
     Parameters
     ----------
     module : torch.nn.Module
         The network.
     X : Tensor of shape (n_samples, ...), or a tuple or dict of such
-        The samples, of which the first is used.
+        The samples, of which the first two are used.
     several_directions : bool, default=True
         Whether passes for several directions will be asked for.
 
@@ -69,7 +73,7 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
     """
     layers = parameter_layers(module)
     check_samples_apart(module)
-    runs = [_Run(module, list(layers), repeated_first(X, n)) for n in (1, 2)]
+    runs = [_Run(module, list(layers), first(X, n)) for n in (1, 2)]
     owners = Counter(
         id(p) for m in module.modules() for p in m._parameters.values() if p is not None
     )
@@ -83,6 +87,9 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
                 plan.fallback[parameter] = why or "the parameter belongs to several layers"
             else:
                 plan.ruled.setdefault(name, []).append(parameter.rpartition(".")[2])
+    for name in runs[1].refuted(plan.ruled):
+        for local in plan.ruled.pop(name):
+            plan.fallback[f"{name}.{local}".lstrip(".")] = _REFUTED
     if several_directions:
         plan.batched = runs[1].takes_batched_directions(plan.ruled)
     if plan.fallback:
@@ -90,11 +97,23 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
     return plan
 
 
+_REFUTED = "its calls alone don't make the gradient: its parameters or samples act elsewhere too"
+
+
+class _Call(NamedTuple):
+    """A call of a layer, and the place of its output in the graph: it may be overwritten."""
+
+    input: Tensor
+    output: Tensor
+    edge: GradientEdge
+
+
 class _Run:
     """A forward pass: the input and output of each call of the named layers."""
 
     def __init__(self, module: nn.Module, names: list[str], X: Samples):
-        self.calls: dict[str, list[tuple[Tensor, Tensor] | None]] = {name: [] for name in names}
+        self.module = module
+        self.calls: dict[str, list[_Call | None]] = {name: [] for name in names}
         handles = [
             module.get_submodule(name).register_forward_hook(self._hook(name), with_kwargs=True)
             for name in names
@@ -111,16 +130,47 @@ class _Run:
         def record(layer, args, kwargs, output):
             usual = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
             usual = usual and isinstance(output, Tensor)
-            self.calls[name].append((args[0], output) if usual else None)
+            if not usual:
+                self.calls[name].append(None)
+            elif output.requires_grad:  # else no gradient comes this way
+                self.calls[name].append(_Call(args[0], output, get_gradient_edge(output)))
 
         return record
 
+    @torch.no_grad()
+    def refuted(self, ruled: dict[str, list[str]]) -> list[str]:
+        """Layers whose rule gives another gradient of the first sample than autograd does."""
+        f, calls = self.output, {name: [c for c in self.calls[name] if c] for name in ruled}
+        at = [call.edge for name in ruled for call in calls[name]]
+        if not at:
+            return []
+        v = torch.linspace(1, 2, f.shape[1], dtype=f.dtype, device=f.device)
+        gradients = output_gradients(f, at, v.expand(1, *f.shape), False)
+        with torch.enable_grad():
+            value = (f[0] * v).sum()
+        D, errors, sizes = iter(gradients), [], []
+        for name, parameters in ruled.items():
+            layer = self.module.get_submodule(name)
+            rows = [_row(layer, parameters, call, next(D)) for call in calls[name]]
+            tensors = [getattr(layer, parameter) for parameter in parameters]
+            want = torch.autograd.grad(value, tensors, retain_graph=True, materialize_grads=True)
+            G = promoted(torch.cat([g.flatten() for g in want]))
+            errors.append((sum(row for row in rows if row is not None) - G).norm())
+            sizes.append(G.norm())
+        eps = max(torch.finfo(x.dtype).eps for x in (f, *gradients) if x is not None)
+        size = torch.stack(sizes)
+        allowed = max(1e-3, 8 * eps) * size + 10 * eps * size.norm()
+        right = (torch.stack(errors) <= allowed).tolist()
+        return [name for name, holds in zip(ruled, right) if not holds]
+
     def takes_batched_directions(self, names) -> bool:
-        """Whether a pass for all directions at once gives what one for each does.
+        """Whether a pass for all directions at once gives what one for each does, and is faster.
 
         Their gradients are compared too: under vmap a layer normalisation's are wrong.
         """
-        outputs = [call[1] for name in names for call in self.calls[name] if call]
+        if any(isinstance(layer, _ConvNd) for layer in self.module.modules()):
+            return False  # vmap loops over their derivatives, and copies
+        outputs = [call.output for name in names for call in self.calls[name] if call]
         V = directions(self.output.detach(), "all")[:2]
         if len(V) == 1 or not outputs:
             return True
@@ -158,7 +208,19 @@ def output_gradients(f: Tensor, at, V: Tensor, batched: bool) -> list[Tensor | N
     if batched:
         return list(torch.autograd.grad(f, at, V, is_grads_batched=True, **options))
     rows = [torch.autograd.grad(f, at, v, **options) for v in V]
-    return [None if D[0] is None else torch.stack(D) for D in zip(*rows)]
+    # Samples first in memory, where they are wanted next.
+    return [None if D[0] is None else torch.stack(D, 1).transpose(0, 1) for D in zip(*rows)]
+
+
+def _row(layer: nn.Module, parameters: list[str], call: _Call, D: Tensor | None) -> Tensor | None:
+    """Gradient of the first sample by one call's rule."""
+    if D is None:
+        return None
+    rule, bias = find_rule(layer), "bias" in parameters
+    assert rule is not None
+    A, D = rule(layer, promoted(call.input), promoted(D), "weight" in parameters, bias)
+    factors = Factors.of(A, D, bias, False, getattr(layer, "num_embeddings", 0))
+    return factors.combine(torch.eye(2, 1, dtype=D.dtype, device=D.device))[0]
 
 
 def _guarded(module: nn.Module, X: Samples):
@@ -180,7 +242,7 @@ def _why_no_rule(layer: nn.Module, one: list, two: list) -> str:
     if len(one) != len(two) or None in one:
         return "the layer's calls are irregular"
     for tensors in zip(one, two):
-        for t1, t2 in zip(*tensors):
+        for t1, t2 in zip(*(call[:2] for call in tensors)):
             if (*t1.shape[:1], *t2.shape[:1]) != (1, 2) or t1.shape[1:] != t2.shape[1:]:
                 shapes = f"{tuple(t1.shape)} for one, {tuple(t2.shape)} for two"
                 return f"its rows are not the samples: {shapes}"

@@ -40,6 +40,22 @@ def _embedding(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
     return a.flatten(1), D.flatten(2, -2)
 
 
+def _embedding_bag(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
+    D = D.unsqueeze(-2).expand(*D.shape[:2], a.shape[1], D.shape[2])
+    padding = -1 if layer.padding_idx is None else layer.padding_idx
+    share = (a != padding).to(D.dtype)
+    if layer.mode == "mean":
+        share = share / share.sum(1, keepdim=True).clamp_min(1)
+    return a, D * share[..., None]
+
+
+def _prelu(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
+    negative = (D * a.clamp_max(0)).flatten(2)
+    if layer.num_parameters == 1:
+        return None, negative.sum(2, keepdim=True)
+    return None, negative.unflatten(2, (layer.num_parameters, -1)).sum(3)
+
+
 def _convolution(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
     dims = len(layer.kernel_size)
     D = D.flatten(3)  # (k, n, out, T)
@@ -90,7 +106,8 @@ def _group_norm(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
 
 
 def _batch_norm(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
-    normalised = F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
+    mean, variance = layer.running_mean.to(a.dtype), layer.running_var.to(a.dtype)
+    normalised = F.batch_norm(a, mean, variance, eps=layer.eps)
     return _scale_and_shift(normalised, D, list(range(3, D.dim())), weight, bias)
 
 
@@ -99,6 +116,8 @@ def _batch_norm(layer, a: Tensor, D: Tensor, weight: bool, bias: bool):
 _RULES: dict[Callable, Rule] = {
     nn.Linear.forward: _linear,
     nn.Embedding.forward: _embedding,
+    nn.EmbeddingBag.forward: _embedding_bag,
+    nn.PReLU.forward: _prelu,
     nn.Conv1d.forward: _convolution,
     nn.Conv2d.forward: _convolution,
     nn.Conv3d.forward: _convolution,
@@ -113,4 +132,6 @@ def find_rule(layer: nn.Module) -> Rule | None:
     """Return the rule for `layer`, or None."""
     if getattr(layer, "max_norm", None) is not None or getattr(layer, "scale_grad_by_freq", False):
         return None  # an embedding that rewrites its weight or its gradient
+    if getattr(layer, "mode", None) == "max":
+        return None  # of an embedding bag
     return _RULES.get(type(layer).forward)

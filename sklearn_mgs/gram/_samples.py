@@ -11,8 +11,8 @@ __all__ = [
     "Samples",
     "apply",
     "batch_of_one",
+    "first",
     "n_samples",
-    "repeated_first",
     "samples_of_call",
     "take",
 ]
@@ -28,13 +28,13 @@ def _map(f: Callable[[Tensor], Tensor], X: Samples) -> Samples:
     return tuple(f(x) for x in X)
 
 
-def _first(X: Samples) -> Tensor:
+def _any(X: Samples) -> Tensor:
     return X if isinstance(X, Tensor) else next(iter(X.values() if isinstance(X, Mapping) else X))
 
 
 def n_samples(X: Samples) -> int:
     """Count the samples."""
-    return len(_first(X))
+    return len(_any(X))
 
 
 def take(X: Samples, part: slice) -> Samples:
@@ -42,9 +42,9 @@ def take(X: Samples, part: slice) -> Samples:
     return _map(lambda x: x[part], X)
 
 
-def repeated_first(X: Samples, n: int) -> Samples:
-    """Return the first sample n times."""
-    return _map(lambda x: x[:1].expand(n, *x.shape[1:]), X)
+def first(X: Samples, n: int) -> Samples:
+    """Return the first n samples; where there are fewer, the last is repeated."""
+    return _map(lambda x: x[[min(i, len(x) - 1) for i in range(n)]], X)
 
 
 def batch_of_one(X: Samples) -> Samples:

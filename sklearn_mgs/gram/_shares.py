@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from sklearn_mgs.gram._chunks import parts
 
 __all__ = ["Factors", "linear_gram", "linear_trace", "promoted"]
 
-_MOST_PRODUCTS = 2**21  # numbers in a temporary of `combine` and `project`
+_MOST_PRODUCTS = 2**21  # numbers in a temporary of products with vectors
 
 
 def linear_gram(
@@ -106,16 +108,25 @@ class Factors:
             n_inputs = A.shape[-1]
         k = len(D)
         if k == 1:
-            return cls(A, D.squeeze(0), bias, n_inputs)
+            return cls(A, D.squeeze(0), bias, n_inputs).smallest()
         if separate:
             A = A if A is None else A.repeat_interleave(k, 0)
             return cls(A, D.transpose(0, 1).flatten(0, 1), bias, n_inputs)
-        return cls(A, D.movedim(0, -2).flatten(-2), bias, n_inputs)
+        if D.dim() == 4 and D.stride(-1) > D.stride(-2):  # positions last, as convolutions have
+            return cls(A, D.mT.transpose(0, 1).flatten(1, 2).mT, bias, n_inputs).smallest()
+        return cls(A, D.movedim(0, -2).flatten(-2), bias, n_inputs).smallest()
 
     @classmethod
     def of_gradients(cls, G: Tensor, separate: bool) -> Factors:
         """Whole gradients of a parameter, of shape (n, k, ...)."""
         return cls.of(None, promoted(G.transpose(0, 1).flatten(2)), False, separate)
+
+    def smallest(self) -> Factors:
+        """Whole gradients, where they are fewer numbers: all that is made of them costs less."""
+        if self.D.dim() == 2 or self.A is None or not self.A.is_floating_point():
+            return self
+        factors = self.D.shape[1] * (self.n_inputs + self.D.shape[2])
+        return self.whole() if self.n_gradients < factors else self
 
     def forms(self) -> dict[str, str]:
         """Say how `gram` and `squares` are computed, and the operations of either way."""
@@ -200,15 +211,18 @@ class Factors:
 
     def combine(self, S: Tensor) -> Tensor:
         """Sums Σ_i S_iq g_i of gradients, of shape (q, p), for `S` of shape (n, q)."""
+        blocks = self._row_blocks(self._numbers_with(S.shape[1]))
+        terms = (f.to(S.dtype)._combine(S[rows]) for rows, f in blocks)
+        return reduce(operator.add, terms)
+
+    def _combine(self, S: Tensor) -> Tensor:
+        if self._whole_pays(S.shape[1]):
+            return self.whole()._combine(S)
         if self.A is None:
             return S.mT @ self.D
-        if self.D.dim() == 3 and S.shape[1] > 1:  # for several vectors gradients pay
-            blocks = self._row_blocks(self.n_gradients)
-            return torch.stack([f.whole().combine(S[rows]) for rows, f in blocks]).sum(0)
         A, D, S = self._rows(S)
         if A.is_floating_point():
-            columns = S.split(max(1, _MOST_PRODUCTS // D.numel()), 1)
-            sums = torch.cat([torch.einsum("rq,ro,ri->qoi", s, D, A) for s in columns])
+            sums = torch.einsum("rq,ro,ri->qoi", S, D, A)
         else:
             sums = D.new_zeros(S.shape[1], self.n_inputs, D.shape[1])
             sums = sums.index_add(1, A, S.mT[:, :, None] * D)
@@ -217,36 +231,46 @@ class Factors:
 
     def project(self, U: Tensor) -> Tensor:
         """Inner products <g_i, u_q> with vectors `U` (q, p) laid out as by `combine`, (n, q)."""
-        if self.A is None:
-            return self.D @ U.mT
-        if self.D.dim() == 3 and len(U) > 1:
-            blocks = self._row_blocks(self.n_gradients)
-            return torch.cat([f.whole().project(U) for _, f in blocks])
-        vectors = U.split(max(1, _MOST_PRODUCTS // self.D.numel()))
-        return torch.cat([self._project(block) for block in vectors], 1)
+        blocks = self._row_blocks(self._numbers_with(len(U)))
+        return torch.cat([f.to(U.dtype)._project(U) for _, f in blocks])
 
     def _project(self, U: Tensor) -> Tensor:
+        if self._whole_pays(len(U)):
+            return self.whole()._project(U)
+        if self.A is None:
+            return self.D @ U.mT
         A, D, _ = self._rows()
         o = D.shape[1]
         W = U[:, : o * self.n_inputs]
         if A.is_floating_point():
-            inner = torch.einsum("ri,qoi->rqo", A, W.unflatten(1, (o, -1)))
+            inner = torch.einsum("ri,qoi->rqo", A, W.unflatten(1, (o, self.n_inputs)))
         else:
-            inner = W.unflatten(1, (-1, o))[:, A].transpose(0, 1)
-        products = (inner @ D[:, :, None])[..., 0]
+            inner = W.unflatten(1, (self.n_inputs, o))[:, A].transpose(0, 1)
+        products = (inner * D[:, None]).sum(-1)  # not matmul, slow for so many small products
         if self.bias:
             products = products + D @ U[:, -o:].mT
         return products.view(len(self.D), -1, len(U)).sum(1)
 
     def product(self, V: Tensor) -> Tensor:
         """Product of the samples' own kernel with `V` (n, q): by its rows, or by J and Jᵀ."""
-        n, rows = len(self.D), self.D[..., 0].numel()
+        n, rows = len(self.D), self.D.shape[:-1].numel()
         whole = rows * self.n_gradients if self.D.dim() == 3 else 0
         inner = 0 if self.A is None else self._inner_cost
         if rows**2 * (inner + self.D.shape[-1]) > whole + 2 * V.shape[1] * n * self.n_gradients:
             return self.project(self.combine(V))
-        blocks = self._row_blocks(rows * rows // n)
-        return torch.cat([f.gram(self) @ V for _, f in blocks])
+        own, blocks = self.to(V.dtype), self._row_blocks(rows * rows // n)
+        return torch.cat([f.to(V.dtype).gram(own) @ V for _, f in blocks])
+
+    def _whole_pays(self, n_vectors: int) -> bool:
+        """Whether `combine` and `project` form gradients first: with several positions."""
+        return self.A is not None and self.D.dim() == 3 and n_vectors > 1
+
+    def _numbers_with(self, n_vectors: int) -> int:
+        """Numbers that `combine` and `project` make for each sample."""
+        if self.A is None or self._whole_pays(n_vectors):
+            return self.n_gradients
+        positions = self.D.shape[1] if self.D.dim() == 3 else 1
+        return positions * (self.n_inputs + n_vectors * self.D.shape[-1])
 
     def _row_blocks(self, numbers: int) -> Iterator[tuple[slice, Factors]]:
         """Parts of the samples for a temporary of so many numbers for each sample."""
@@ -267,7 +291,7 @@ class Factors:
     def combined_squares(self, S: Tensor) -> Tensor:
         """Sum over the columns of `S` (n, q) of the squared norm of Σ_i S_iq g_i."""
         q = S.shape[1]
-        rows = self.D[..., 0].numel()
+        rows = self.D.shape[:-1].numel()
         inner, o = self._inner_cost, self.D.shape[-1]
         if self.A is not None and rows * (inner + o) < q * inner * o:
             return (self.gram() * (S @ S.mT)).sum()

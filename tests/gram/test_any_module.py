@@ -94,6 +94,16 @@ def test_float32_is_as_exact_as_it_can_be(name):
     assert relative_error(gram_matrix(module, X).double(), expected) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["resnet, batch norm in eval", "resnet, group norm", "mlp"])
+def test_half_precision_keeps_its_rules(name):
+    module, X, _ = build(name, torch.bfloat16)
+    assert not make_plan(module, X).fallback
+    exact = gram_matrix(module.double(), X.double())
+    K = gram_matrix(module.bfloat16(), X)
+    assert K.dtype == torch.float32
+    assert relative_error(K.double(), exact) < 0.05
+
+
 def test_a_subclass_that_computes_something_else_has_no_rule():
     class Doubled(nn.Linear):
         def forward(self, x):
@@ -106,6 +116,57 @@ def test_a_subclass_that_computes_something_else_has_no_rule():
     X = torch.randn(4, 3).double()
     assert set(make_plan(module, X).fallback.values()) == {"no rule for Doubled"}
     assert relative_error(gram_matrix(module, X), loop_gram(module, X)) < 1e-12
+
+
+def plain_gram(module, X, create_graph=False):
+    """Gradients of each output of each sample, one sample after the other."""
+    parameters = list(module.parameters())
+    options = {"create_graph": create_graph, "retain_graph": True}
+    rows = [
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad(v, parameters, **options)])
+        for x in X
+        for v in module(x[None])[0]
+    ]
+    G = torch.stack(rows).view(len(X), -1)
+    return G @ G.T
+
+
+class Bag(nn.Module):
+    """EmbeddingBag, of which torch has no second derivative, from an embedding."""
+
+    def __init__(self, bag):
+        super().__init__()
+        self.weight, self.mode = bag.weight, bag.mode
+        self.padding_idx = -1 if bag.padding_idx is None else bag.padding_idx
+
+    def forward(self, X):
+        counted = (X != self.padding_idx).double()[..., None]
+        total = (self.weight[X] * counted).sum(1)
+        return total if self.mode == "sum" else total / counted.sum(1).clamp_min(1)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("padding_idx", [None, 1])
+def test_embedding_bag(mode, padding_idx):
+    torch.manual_seed(0)
+    X = torch.tensor([[0, 1, 1], [2, 3, 3], [1, 1, 1], [1, 0, 2]])
+    bag, head = nn.EmbeddingBag(4, 3, mode=mode, padding_idx=padding_idx), nn.Linear(3, 2)
+    module = nn.Sequential(bag, nn.Tanh(), head).double()
+    assert list(make_plan(module, X).ruled) == ["0", "2"]
+    K, want = gram_matrix(module, X), nn.Sequential(Bag(bag), nn.Tanh(), head)
+    expected = plain_gram(want, X, create_graph=True)
+    assert relative_error(K, expected) < 1e-12
+    got, wanted = (gradients(k.square().sum(), m) for k, m in ((K, module), (expected, want)))
+    assert relative_error(got, wanted) < 1e-12
+
+
+def test_first_derivatives_alone_make_a_kernel():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.EmbeddingBag(4, 3, mode="max"), nn.Linear(3, 2)).double()
+    X = torch.tensor([[0, 1], [2, 3], [1, 1]])
+    with torch.no_grad():
+        K = gram_matrix(module, X)
+    assert relative_error(K, plain_gram(module, X)) < 1e-12
 
 
 def test_explain_names_every_layer():

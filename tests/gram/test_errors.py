@@ -37,6 +37,11 @@ def test_message(function, module, options, match):
         function(module, X, **options)
 
 
+def test_no_samples():
+    with pytest.raises(ValueError, match="no samples; expected at least one"):
+        gram_matrix(MODULE, X[:0])
+
+
 @pytest.mark.parametrize("module", [nn.Tanh(), NORM])
 def test_jacobian_message(module):
     with pytest.raises(ValueError, match=r"no trainable parameters|samples interact"):

@@ -41,6 +41,7 @@ FACTORS = {
     "many positions": (torch.randn(5, 30, 2).double(), torch.randn(5, 30, 3).double()),
     "few tokens": (torch.randint(VOCABULARY, (5, 2)), torch.randn(5, 2, 20).double()),
     "many tokens": (torch.randint(VOCABULARY, (5, 90)), torch.randn(5, 90, 2).double()),
+    "no outputs": (torch.randn(5, 3).double(), torch.randn(5, 0).double()),
     "whole": (None, torch.randn(5, 7).double()),
 }
 
@@ -64,6 +65,17 @@ def test_both_forms_and_products_with_vectors(name, bias):
         assert torch.allclose(factors.project(U), G @ U.T)
         assert torch.allclose(factors.product(S), G @ (G.T @ S))
         assert torch.allclose(factors.combined_squares(S), ((S.T @ G) ** 2).sum())
+
+
+def test_whole_gradients_are_held_where_they_are_fewer_numbers():
+    for name, n_numbers in {"few positions": None, "many positions": 2 * 3 + 3}.items():
+        A, D = FACTORS[name]
+        for k in (1, 2):  # directions, with positions before or after the layer's outputs
+            for directions in (D.expand(k, *D.shape), D.mT.contiguous().mT.expand(k, *D.shape)):
+                factors = Factors.of(A, directions, True, False)
+                G = whole(A, torch.cat([D] * k, 2), True)
+                assert torch.allclose(factors.gram(), G @ G.T)
+                assert factors.A is not None or factors.D.shape == (5, k * n_numbers)
 
 
 def test_forms_are_chosen_by_their_operations():
