@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sklearn_mgs.gram._functional import call_with
-from sklearn_mgs.gram._reduce import no_autocast
+from sklearn_mgs.gram._reduce import is_autocasting, no_autocast
 
 __all__ = ["CompiledPasses"]
 
@@ -38,7 +38,7 @@ class CompiledPasses:
     settings : object, default=None
         What else the recording depends on: its owner makes a new one where they differ.
     options : dict, default=None
-        Of `torch.compile`.
+        Of `torch.compile`; its own `options` are added to `OPTIONS`, and `mode` stands for some.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class CompiledPasses:
         self.settings = settings
         self._passes = _Passes(run, module)
         self._parts = list(module.modules())
-        self._options = options or OPTIONS
+        self._options = compiler_options(options or {})
+        self._graphs = bool(self._options.get("options", {}).get("triton.cudagraphs"))
         self._functions: dict[tuple, Callable] = {}
 
     def __call__(self, *args):
@@ -70,6 +71,8 @@ class CompiledPasses:
             self._functions[kind] = function
         else:
             results, gradients = _call(self._functions[kind], state, args, device)
+        if self._graphs:  # the next replay of a CUDA graph writes into the same tensors
+            results, gradients = tree_map_only(Tensor, Tensor.clone, (results, gradients))
         for name, gradient in gradients.items():
             p = state[name]
             p.grad = gradient if p.grad is None else p.grad + gradient
@@ -81,7 +84,7 @@ class CompiledPasses:
             *((leaf.shape, leaf.dtype) for leaf in tree_leaves(args) if leaf is not None),
             *(part.training for part in self._parts),
             *(p.requires_grad for p in state.values()),
-            torch.is_autocast_enabled(device.type),
+            is_autocasting(device),
         )
 
     def _first_call(self, state: dict[str, Tensor], args: tuple, device: torch.device) -> tuple:
@@ -116,6 +119,19 @@ class CompiledPasses:
 
         record = make_fx(differentiated, tracing_mode="fake", _allow_non_fake_inputs=True)
         return torch.compile(record(_detached(state), args), **self._options)
+
+
+def compiler_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of `torch.compile`: ours under those that are given, for its own backend."""
+    if given.get("backend", "inductor") != "inductor":
+        return given
+    given = {**OPTIONS, **given}
+    mode, options = given.pop("mode", None), given.get("options") or {}
+    if mode is not None:  # torch.compile takes a mode or options
+        from torch._inductor import list_mode_options
+
+        options = {**list_mode_options(mode), **options}
+    return {**given, "options": {**OPTIONS["options"], **options}}
 
 
 class _Passes(nn.Module):

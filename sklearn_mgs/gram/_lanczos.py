@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sklearn_mgs.gram._outputs import drawn
+
 __all__ = ["Estimate", "spectral_sum"]
 
 
@@ -104,7 +106,7 @@ def spectral_sum(
         distance of the bounds.
     """
     rank = min(n_probes, n // 2)
-    Z = torch.randn(n, rank + n_probes, dtype=end.dtype, device=end.device, generator=generator)
+    Z = drawn((n, rank + n_probes), end, generator)
     Q = torch.linalg.qr(matmul(torch.linalg.qr(matmul(Z[:, :rank]))[0]))[0]
     Z = Z[:, rank:]
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -238,7 +239,7 @@ class GramOperator:
             return torch.special.xlogy(x.clamp_min(0), (x / mean).clamp_min(0)) / mean
 
         value, error = self._spectral_sum(f, -1e-6 * mean, **options)
-        rank = (torch.tensor(n, dtype=value.dtype).log() - value / n).exp()
+        rank = (math.log(n) - value / n).exp()
         return Estimate(rank, rank * (error / n).expm1())
 
     def _cosine(self, jitter, options) -> Estimate:

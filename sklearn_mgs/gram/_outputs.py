@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "check_targets", "directions", "output_matrix"]
+__all__ = ["OUTPUTS", "check_targets", "directions", "drawn", "output_matrix"]
 
 OUTPUTS = ("all", "target", "random", "sum", "full")
 
@@ -27,6 +27,13 @@ def check_targets(targets: Tensor | None, n_samples: int, why: str) -> Tensor:
             f"{targets.dtype} of shape {tuple(targets.shape)}."
         )
     return targets.long()
+
+
+def drawn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Normal numbers where and of the type that `like` is; the generator may live elsewhere."""
+    where = like.device if generator is None else generator.device
+    numbers = torch.randn(shape, dtype=like.dtype, device=where, generator=generator)
+    return numbers.to(like.device, non_blocking=True)
 
 
 def directions(
@@ -65,8 +72,7 @@ def directions(
     if outputs == "sum":
         return f.new_ones(1, n, c)
     if outputs == "random":
-        v = torch.randn(c, dtype=f.dtype, device=f.device, generator=generator)
-        return v.expand(1, n, c)
+        return drawn((c,), f, generator).expand(1, n, c)
     if outputs == "target":
         targets = check_targets(targets, n, 'outputs="target"').to(f.device)
         if c == 1:  # the logit of class 1; that of class 0 is its negative

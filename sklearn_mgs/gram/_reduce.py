@@ -15,6 +15,7 @@ __all__ = [
     "balanced",
     "divisor",
     "gram",
+    "is_autocasting",
     "no_autocast",
     "repeated_logdet",
     "spread",
@@ -26,9 +27,15 @@ LayerFactors = Mapping[str, list[Factors]]
 Weights = Mapping[str, float]
 
 
+def is_autocasting(device: torch.device) -> bool:
+    """Whether operations on `device` are cast to a lower precision; some devices have none."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def no_autocast(device: torch.device) -> AbstractContextManager:
     """Context in which the kernel's products keep their precision."""
-    if torch.is_autocast_enabled(device.type):
+    if is_autocasting(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
