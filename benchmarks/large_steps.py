@@ -1,6 +1,9 @@
 """Training steps at the sizes a GPU is for: plain, trace and det, and per-sample gradients.
 
-    python benchmarks/large_steps.py --device cuda [--compile] [--repeats 5]
+    python benchmarks/large_steps.py --device cuda [--compile] [--graphs] [--repeats 5]
+        [--nets 784-300]
+
+With --graphs the compiled step is replayed by CUDA graphs.
 
 Each row has the median milliseconds of a step (forward, backward, Adam) in interleaved runs, its
 ratio to the plain step, and the same ratio of the operations that torch counts: the floor. Last
@@ -64,8 +67,8 @@ NETS = {
 }
 
 
-def make_step(module, X, y, kind, compile):
-    """One step of training; its forward and backward pass may be compiled."""
+def make_step(module, X, y, kind, compile=None):
+    """One step of training; its forward and backward pass may be compiled with some options."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-5, fused=True)
     penalty = None
     if kind != "plain":
@@ -81,7 +84,7 @@ def make_step(module, X, y, kind, compile):
         loss.backward()
         return loss.detach()
 
-    run = CompiledPasses(passes, module) if compile else passes
+    run = passes if compile is None else CompiledPasses(passes, module, options=compile)
 
     def step():
         optimizer.zero_grad()
@@ -126,16 +129,19 @@ def by_samples(make, shape, device, repeats):
 
 
 def main():
-    args = arguments(__doc__, flags=["compile"])
+    args = arguments(__doc__, flags=["compile", "graphs"], nets="")
     for name, (make, shape) in NETS.items():
+        if args.nets not in name:
+            continue
         torch.manual_seed(0)
         X = torch.randn(shape, device=args.device)
         y = torch.randint(10, shape[:1], device=args.device)
         kinds = ("plain", *TARGETS)
-        steps = {k: make_step(make().to(args.device), X, y, k, False) for k in kinds}
+        steps = {k: make_step(make().to(args.device), X, y, k) for k in kinds}
         floor = {k: operations(step) for k, step in steps.items()}
-        if args.compile:
-            steps = {k: make_step(make().to(args.device), X, y, k, True) for k in kinds}
+        if args.compile or args.graphs:
+            options = {"options": {"triton.cudagraphs": True}} if args.graphs else {}
+            steps = {k: make_step(make().to(args.device), X, y, k, options) for k in kinds}
         runs = {k: lambda k=k: several(steps[k], args.device) for k in kinds}  # noqa: B023
         t = interleaved(runs, args.repeats)
         print(name)

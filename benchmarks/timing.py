@@ -23,14 +23,16 @@ def interleaved(runs, repeats, warmup=1):
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def arguments(description, repeats=5, flags=()):
-    """Command line shared by the benchmarks; sets the thread counts."""
+def arguments(description, repeats=5, flags=(), **options):
+    """Command line shared by the benchmarks, with further options; sets the thread counts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true")
+    for option, default in options.items():
+        parser.add_argument(f"--{option}", default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     threadpool_limits(args.threads)

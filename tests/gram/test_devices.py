@@ -115,36 +115,3 @@ def test_a_penalty_step_on_cuda_does_not_wait(name, options):
         step(penalty, module, X, targets)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.fixture
-def limit_memory():
-    """Allow so many MiB more than are held now."""
-
-    def limit(mib):
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        allowed = torch.cuda.memory_reserved() + mib * 2**20
-        torch.cuda.set_per_process_memory_fraction(allowed / total)
-
-    yield limit
-    torch.cuda.set_per_process_memory_fraction(1.0)
-    torch.cuda.empty_cache()
-
-
-@pytest.mark.gpu
-def test_out_of_memory_on_cuda_halves_the_chunk(limit_memory):
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Linear(64, 1024), nn.Tanh(), nn.Linear(1024, 1024), nn.Tanh(), nn.Linear(1024, 1)
-    ).cuda()
-    X, v = torch.randn(100_000, 64, device="cuda"), torch.randn(100_000, device="cuda")
-    small = GramOperator(module, X, chunk_size=1000)
-    product, trace = small @ v, small.trace()
-    limit_memory(512)  # the outputs of one hidden layer take 391 MiB
-    operator = GramOperator(module, X, chunk_size=len(X))
-    assert relative_error(operator @ v, product) < 1e-4
-    assert 100 < operator.chunk_size < len(X)
-    value = gram_trace(module, X, chunk_size=len(X))
-    value.backward()
-    assert relative_error(value, trace) < 1e-4
