@@ -10,6 +10,7 @@ lives in an environment of its own:
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from pathlib import Path
 task, net, path, repeats, threads = sys.argv[1:]
 # JAX takes what cores there are.
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+
+resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30,) * 2)  # rather than fill the machine
 
 import jax  # noqa: E402
 import neural_tangents as nt  # noqa: E402
@@ -72,5 +75,7 @@ for _ in range(int(repeats) + 1):
     start = time.perf_counter()
     result = function(parameters, v).block_until_ready()
     times.append(time.perf_counter() - start)
+    if len(times) > 1 and times[-1] > 5:
+        break
 np.save(path + ".npy", np.asarray(result))
 print(np.median(times[1:]), peak() - before)
