@@ -2,9 +2,9 @@
 
     python benchmarks/gram_size.py [--largest 60000] [--coverage 100] [--data mnist.npz]
 
-Prints the seconds (of one thread on a CPU: its own) for each number of samples with the exponent fitted to them, the peak memory
-over the data of the largest, and how often the stated interval of the stochastic estimates holds
-the dense value at n = 2000. The network is 784-300-100-10; for the coverage two small ones.
+Prints the seconds for each number of samples (with one thread on a CPU, those of the processor)
+with the exponent fitted to them, the peak memory over the data of the largest, and how often the
+stated interval of the stochastic estimates holds the dense value at n = 2000. The network is 784-300-100-10; for the coverage two small ones.
 """
 
 from __future__ import annotations
