@@ -8,37 +8,44 @@ import torch
 from torch import Tensor
 
 from sklearn_mgs._data import Samples
+from sklearn_mgs.search._buffers import Buffers
 
 __all__ = ["BatchedBatch", "BatchedSamples"]
 
 
 class BatchedBatch(NamedTuple):
-    """One mini-batch of each of M models, all of n samples."""
+    """One mini-batch of each of M models, all of n samples; targets are those of the F folds."""
 
     X: Tensor  # (M, n, n_features)
-    y: Tensor  # (M, n) or (M, n, n_outputs)
+    y: Tensor  # (F, n) or (F, n, n_outputs)
     sample_weight: Tensor | None  # (M, n)
     weight_sum: Tensor | float  # (M,)
+    fold_of: Tensor  # (M,)
 
     @property
     def n_samples(self) -> int:
         """Samples of one model."""
         return self.X.shape[1]
 
-    def shares(self, size: int | None = None) -> Tensor | float:
-        """Each sample's share of the weight of the first `size`: shape (M, n, 1), or a number."""
+    def shares(self) -> Tensor | float:
+        """Each sample's share of the weight: shape (M, 1, n), or a number."""
         if self.sample_weight is None:
-            return 1 / min(self.n_samples, size or self.n_samples)
-        weight = self.sample_weight[:, :size]
-        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return (weight / total).unsqueeze(2)
+            return 1 / self.n_samples
+        weight = self.sample_weight.unsqueeze(1)
+        return weight / weight.sum(2, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
 
     def part(self, rows: slice) -> BatchedBatch:
         """Some of the samples of each model."""
         n = rows.indices(self.n_samples)
         weight = None if self.sample_weight is None else self.sample_weight[:, rows]
         weight_sum = float(n[1] - n[0]) if weight is None else weight.sum(1)
-        return BatchedBatch(self.X[:, rows], self.y[:, rows], weight, weight_sum)
+        return BatchedBatch(self.X[:, rows], self.y[:, rows], weight, weight_sum, self.fold_of)
+
+    def of_models(self, parts: Tensor, out: Tensor | None = None) -> Tensor:
+        """From the folds' (F, …) to the models' (M, …); with one fold, no copies."""
+        if len(parts) == 1:
+            return parts.expand(len(self.fold_of), *parts.shape[1:])
+        return torch.index_select(parts, 0, self.fold_of, out=out)
 
 
 class BatchedSamples:
@@ -50,10 +57,12 @@ class BatchedSamples:
         Each fold's.
     fold_of : list of int
         The position in `folds` of each model's.
+    buffers : Buffers
+        Takes the models' inputs.
     """
 
-    def __init__(self, folds: list[Samples], fold_of: list[int]):
-        self.folds = folds
+    def __init__(self, folds: list[Samples], fold_of: list[int], buffers: Buffers):
+        self.folds, self.buffers = folds, buffers
         self.fold_of = torch.tensor(fold_of, device=folds[0].device)
 
     def __len__(self) -> int:
@@ -66,17 +75,18 @@ class BatchedSamples:
     def batch(self, index, where: Tensor | None = None) -> BatchedBatch | None:
         """The samples that `index` names, of each model's fold; None if they have no weight."""
         parts = [fold.batch(index, where) for fold in self.folds]
-        if parts[0].weight_sum == 0:
+        first = parts[0]
+        if first.weight_sum == 0:
             return None
-        X, y = self._gather([p.X for p in parts]), self._gather([p.y for p in parts])
-        if parts[0].sample_weight is None:
-            return BatchedBatch(X, y, None, parts[0].weight_sum)
-        weight = self._gather([p.sample_weight for p in parts])
+        X, y, weight = (
+            None if part[0] is None else part[0][None] if len(part) == 1 else torch.stack(part)
+            for part in zip(*(p[:3] for p in parts))
+        )
+        batch = BatchedBatch(X, y, weight, first.weight_sum, self.fold_of)
+        out = self.buffers("inputs", len(self.fold_of), *X.shape[1:])
+        batch = batch._replace(X=batch.of_models(X, out))
+        if weight is None:
+            return batch
         weight_sum = torch.tensor([p.weight_sum for p in parts], dtype=weight.dtype)
-        return BatchedBatch(X, y, weight, weight_sum.to(weight.device)[self.fold_of])
-
-    def _gather(self, parts: list[Tensor]) -> Tensor:
-        """From the folds' tensors to the models'."""
-        if len(parts) == 1:
-            return parts[0].expand(len(self.fold_of), *parts[0].shape)
-        return torch.stack(parts).index_select(0, self.fold_of)
+        weight_sum = batch.of_models(weight_sum.to(weight.device))
+        return batch._replace(sample_weight=batch.of_models(weight), weight_sum=weight_sum)

@@ -75,6 +75,7 @@ class BatchedFit:
             gate = BatchedGate(est.coherence_threshold, est.coherence)
         self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), gate)
         n_batch = est._n_batch(len(fold.samples))
+        self.explicit = covers(self.objective, self.net)
         self.batches = BatchIterator(self._samples(), n_batch, est.shuffle, est._random_state)
 
     @property
@@ -107,7 +108,9 @@ class BatchedFit:
         folds = list({id(m.fold): m.fold for m in self.active}.values())
         position = {id(fold): i for i, fold in enumerate(folds)}
         return BatchedSamples(
-            [fold.samples for fold in folds], [position[id(m.fold)] for m in self.active]
+            [fold.samples for fold in folds],
+            [position[id(m.fold)] for m in self.active],
+            self.net.buffers,
         )
 
     def _values(self, name: str) -> Tensor | None:
@@ -138,19 +141,14 @@ class BatchedFit:
             return None
         penalties = [m.fold.penalty for m in self.models]
         scale = torch.stack([p.scale_ for p in penalties]).to(**self.like)
-        weights = [
-            self._layer_weight([p.layer_weights_.get(f"linear{i}") for p in penalties])
-            for i in range(len(self.net.weights))
-        ]
+        names = [f"linear{i}" for i in range(len(self.net.weights))]
+        weights = [[p.layer_weights_.get(name, 0.0) for name in names] for p in penalties]
         return BatchedPenalty(
-            penalties[0], strength / scale, weights, self.estimator.mgs_batch_size
+            penalties[0],
+            strength / scale,
+            torch.tensor(weights, **self.like),
+            self.estimator.mgs_batch_size,
         )
-
-    def _layer_weight(self, values: list[float | None]) -> Tensor | float | None:
-        """Weight of a layer in each model's kernel, as one number where they are not balanced."""
-        if values[0] is None or set(values) == {1.0}:
-            return values[0]
-        return torch.tensor(values, **self.like)[:, None, None]
 
     def _make_optimizer(self):
         est, net = self.estimator, self.net
@@ -180,7 +178,10 @@ class BatchedFit:
         generator = self._generator()
         while self.active and self.epoch < until:
             trained = len(self.active)
-            self._after_epoch(self._train_epoch(generator))
+            # Without what autograd keeps of tensors, which takes a tenth of the time.
+            with torch.inference_mode() if self.explicit else torch.no_grad():
+                means = self._train_epoch(generator)
+            self._after_epoch(means)
             if on_epoch is not None:
                 on_epoch(trained)
         for row, model in enumerate(self.active):
@@ -196,35 +197,35 @@ class BatchedFit:
             return generator.set_state(state.cpu())
         return generator.manual_seed(self.models[0].fold.seed + self.epoch)
 
-    @torch.no_grad()
     def _train_epoch(self, generator) -> dict[str, np.ndarray]:
         """Take a step per mini-batch; return the epoch's means, each of shape (M,)."""
-        sums: dict[str, list[Tensor]] = {"train_loss": [], "l2": [], "mgs_penalty": []}
+        terms: list[Terms] = []
         sizes: list[int] = []
         for batch in self.batches:
             if batch is not None:
-                self._step(batch, sums, generator)
+                terms.append(self._step(batch, generator))
                 sizes.append(batch.n_samples)
         self.epoch += 1
         share = torch.tensor(sizes, **DOUBLE).to(self.like["device"]) / len(self.batches.samples)
         zero = torch.zeros(len(self.active), device=share.device, **DOUBLE)
-        means = [share @ torch.stack(v).double() if v else zero for v in sums.values()]
-        finite = sum(p.sum((1, 2)) for p in self.net.parameters.parts)
-        rows = torch.stack([*means, finite.double()]).cpu().numpy()
-        return dict(zip([*sums, "parameters"], rows))
+        loss, mgs = zip(*terms)
+        rows = {
+            "train_loss": share @ torch.stack(loss).double(),
+            "mgs_penalty": zero if mgs[0] is None else share @ torch.stack(mgs).double(),
+            "l2": zero + self.regularizer.mean_loss(share),
+            "parameters": sum(p.sum((1, 2)) for p in self.net.parameters.parts).double(),
+        }
+        return dict(zip(rows, torch.stack(list(rows.values())).cpu().numpy()))
 
-    def _step(self, batch: BatchedBatch, sums: dict, generator) -> None:
+    def _step(self, batch: BatchedBatch, generator) -> Terms:
         net, regularizer = self.net, self.regularizer
         n = batch.weight_sum
         n = n[:, None, None] if isinstance(n, Tensor) else n
-        l2 = regularizer.loss(net.weights, n)
         terms, coherence = self._gradients(batch, generator)
         regularizer.before_step(net.weights, net.gradients.parts[: len(net.weights)], n, coherence)
         self.step_size.step(net)
         regularizer.after_step(net.weights, self.step_size.learning_rate, n)
-        for name, value in (("l2", l2), *zip(("train_loss", "mgs_penalty"), terms)):
-            if value is not None:
-                sums[name].append(value)
+        return terms
 
     def _gradients(self, batch: BatchedBatch, generator):
         """Terms, and the coherence (M,) of the mini-batch's halves if it counts."""
@@ -252,7 +253,7 @@ class BatchedFit:
         return (weight[:, rows].sum(1) / weight.sum(1))[:, None, None]
 
     def _objective_gradients(self, batch: BatchedBatch, generator) -> Terms:
-        if covers(self.objective, self.net):
+        if self.explicit:
             return explicit_gradients(self.objective, self.net, batch, generator)
         return self.objective.gradients(self.net, batch, generator)
 

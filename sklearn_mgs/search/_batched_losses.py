@@ -16,24 +16,23 @@ __all__ = ["LOSSES", "target_matrix"]
 
 
 def _log_loss(f: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
-    # Along the last dimension log_softmax is slow where classes are few.
-    log_p = f.mT.contiguous().log_softmax(-2).mT.contiguous()
-    return -(T * log_p).sum(-1), log_p.exp() - T
+    log_p = f.log_softmax(1)
+    return (T * log_p).neg_(), log_p.exp().sub_(T)
 
 
 def _binary_log_loss(f: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
     losses = F.binary_cross_entropy_with_logits(f, T, reduction="none")
-    return losses.sum(-1), f.sigmoid() - T
+    return losses, f.sigmoid() - T
 
 
 def _squared_error(f: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
     residual = f - T
-    return residual.square().sum(-1) / 2, residual
+    return residual.square() / 2, residual
 
 
 def _poisson(f: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
     residual = f.exp() - T
-    return (torch.xlogy(T, T) - T * f + residual).sum(-1), residual
+    return torch.xlogy(T, T) - T * f + residual, residual
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -42,12 +41,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "squared_error": _squared_error,
     "poisson": _poisson,
 }
-"""Losses (..., n) and residuals (..., n, C) of linear outputs and targets (..., n, C)."""
+"""Losses, to be summed over C, and residuals of linear outputs and targets (M, C, n)."""
 
 
 def target_matrix(loss: str, y: Tensor, outputs: Tensor, smoothing: float) -> Tensor:
-    """Targets (M, n, C), those of classes as (smoothed) probabilities."""
+    """Targets (F, C, n), those of classes (F, n) as (smoothed) probabilities; else y (F, n, C)."""
+    C = outputs.shape[1]
     if loss == "log_loss":
-        y = torch.zeros_like(outputs).scatter_(2, y.unsqueeze(2), 1.0)
-        return y if not smoothing else y * (1 - smoothing) + smoothing / outputs.shape[2]
+        y = outputs.new_zeros(len(y), C, y.shape[1]).scatter_(1, y.unsqueeze(1), 1.0)
+        return y if not smoothing else y * (1 - smoothing) + smoothing / C
+    y = y.mT
     return y if not smoothing else y * (1 - smoothing) + smoothing / 2

@@ -36,21 +36,24 @@ class BatchedPenalty:
         Says which metric, outputs and centring; any of the models' own.
     strength : Tensor of shape (M,)
         ``mgs_strength / m(K_init)`` of each model.
-    layer_weights : list of (Tensor of shape (M, 1, 1), 1.0 or None)
-        Weight of each layer in the kernel; None where it takes no part.
+    layer_weights : Tensor of shape (M, n_layers)
+        Weight of each layer in the kernel; 0 where it takes no part.
     size : int or None
         The first so many samples of a mini-batch make the kernel.
+
+    Attributes
+    ----------
+    twice_shares : Tensor of shape (M, n_layers, 1)
+        Twice the strength with which each layer's part of the trace acts.
     """
 
     penalty: MGSPenalty
     strength: Tensor
-    layer_weights: list[Tensor | float | None]
+    layer_weights: Tensor
     size: int | None
 
-    @property
-    def twice_strength(self) -> Tensor:
-        """Of shape (M, 1, 1)."""
-        return (2 * self.strength)[:, None, None]
+    def __post_init__(self):
+        self.twice_shares = (2 * self.strength[:, None] * self.layer_weights).unsqueeze(2)
 
     @property
     def is_plain_trace(self) -> bool:
@@ -59,8 +62,8 @@ class BatchedPenalty:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
-        self.strength = self.strength[rows]
-        self.layer_weights = [w[rows] if isinstance(w, Tensor) else w for w in self.layer_weights]
+        self.strength, self.layer_weights = self.strength[rows], self.layer_weights[rows]
+        self.twice_shares = self.twice_shares[rows]
 
     def value(self, net: BatchedMLP, tape: Pass, V: Tensor, batch, targets) -> Tensor:
         """Strength times metric over its initial value, shape (M,), by the lone fit's formula."""
@@ -68,9 +71,8 @@ class BatchedPenalty:
         D, _ = net.output_gradients(tape, V)
         layers = [
             # A layer's share is quadratic in D.
-            (A, (d * w**0.5).unflatten(1, (-1, k)).flatten(2))
-            for A, d, w in zip(tape.inputs, D, self.layer_weights)
-            if w is not None
+            (A.mT, (d * w.sqrt()).unflatten(2, (k, -1)).permute(0, 3, 2, 1).flatten(2))
+            for A, d, w in zip(tape.inputs, D, self.layer_weights.T[:, :, None, None])
         ]
         names = {str(i): 1.0 for i in range(len(layers))}
         metric = MGSPenalty(
@@ -82,7 +84,7 @@ class BatchedPenalty:
             factors = {name: [Factors(A, d)] for name, (A, d) in zip(names, layers)}
             return metric._value(factors, output, len(output), targets, weight)
 
-        arguments = (layers, tape.output, targets, batch.sample_weight)
+        arguments = (layers, tape.output.mT, targets, batch.sample_weight)
         dims = tuple(None if a is None else 0 for a in arguments)
         return self.strength * torch.func.vmap(one, in_dims=dims)(*arguments)
 
@@ -124,8 +126,9 @@ class BatchedObjective:
         return batch.X + self.input_noise * noise
 
     def targets(self, output: Tensor, batch: BatchedBatch) -> Tensor:
-        """Targets of the data loss, shape (M, n, C)."""
-        return target_matrix(self.loss, batch.y, output, self.label_smoothing)
+        """Targets of the data loss, shape (M, C, n)."""
+        targets = target_matrix(self.loss, batch.y, output.detach(), self.label_smoothing)
+        return batch.of_models(targets)
 
     @property
     def classes_are_targets(self) -> bool:
@@ -135,17 +138,17 @@ class BatchedObjective:
 
     def classes(self, batch: BatchedBatch) -> Tensor | None:
         """Class indices (M, n) where there are classes."""
-        y = batch.y
+        y = batch.of_models(batch.y)
         targets = mgs_targets(self.loss, y if y.ndim == 2 else y.flatten(0, 1))
         return None if targets is None else targets.view(y.shape[:2])
 
     def directions(self, output: Tensor, batch: BatchedBatch, generator) -> Tensor:
-        """Directions of the kernel's gradients, shape (M, n, k, C)."""
+        """Directions of the kernel's gradients, shape (M, C, k, n)."""
         classes = self.classes(batch)
         classes = None if classes is None else classes.flatten()
-        outputs = output.detach().flatten(0, 1)
-        V = directions(outputs, self.penalty.penalty.outputs, classes, generator)
-        return V.unflatten(1, output.shape[:2]).movedim(0, 2)
+        outputs = output.detach().mT
+        V = directions(outputs.flatten(0, 1), self.penalty.penalty.outputs, classes, generator)
+        return V.unflatten(1, outputs.shape[:2]).permute(1, 3, 0, 2)
 
     @torch.enable_grad()
     def gradients(self, net: BatchedMLP, batch: BatchedBatch, generator) -> Terms:
@@ -154,7 +157,7 @@ class BatchedObjective:
         X = self.inputs(batch, generator)
         tape = net.forward(X, generator)
         each, _ = LOSSES[self.loss](tape.output, self.targets(tape.output, batch))
-        total = data_loss = (each.unsqueeze(2) * batch.shares()).sum((1, 2))
+        total = data_loss = (each * batch.shares()).sum((1, 2))
         mgs = None
         if self.penalty is not None:
             mgs = self._mgs_penalty(net, X, tape, batch, generator)
@@ -182,9 +185,7 @@ class BatchedObjective:
 
     def _jacobian(self, net, tape, batch, generator):
         """Mean of ‖vᵀ ∂f/∂x‖² over samples, v ~ N(0, I) for each."""
-        output = tape.output
-        v = torch.randn(
-            output.shape[1:], dtype=output.dtype, device=output.device, generator=generator
-        )
-        G = net.input_gradients(tape, v.expand_as(output).unsqueeze(2))
-        return (G.square().sum(2, keepdim=True) * batch.shares()).sum((1, 2))
+        f = tape.output.mT
+        v = torch.randn(f.shape[1:], dtype=f.dtype, device=f.device, generator=generator)
+        G = net.input_gradients(tape, v.expand_as(f).mT.unsqueeze(2))
+        return (G.square() * batch.shares()).sum((1, 2))

@@ -51,7 +51,7 @@ class BatchedSGD:
     """SGD with momentum and a learning rate for each model, of shape (M, 1, 1)."""
 
     def __init__(self, net: BatchedMLP, learning_rate, momentum, nesterov):
-        self.learning_rate = torch.full_like(net.biases[0][:, :, :1], learning_rate)
+        self.learning_rate = torch.full_like(net.biases[0][:, :1], learning_rate)
         self.momentum, self.nesterov = momentum, nesterov
         self.buffers = [torch.zeros_like(p) for p in net.parameters.parts]
 
@@ -88,6 +88,7 @@ class BatchedRegularizer:
 
     def __init__(self, alpha: Tensor | None, l1: Tensor | None, gate: BatchedGate | None = None):
         self.alpha, self.l1, self.gate = alpha, l1, gate
+        self.seen: list[tuple[list[Tensor], Tensor | float]] = []
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
@@ -96,15 +97,26 @@ class BatchedRegularizer:
         if self.gate is not None:
             self.gate.keep(rows)
 
-    def loss(self, weights: list[Tensor], n) -> Tensor | None:
-        """Share of L2 in the reported loss, ``½ (α/n) ‖w‖²``, shape (M,)."""
-        if self.alpha is None:
-            return None
-        norms = [torch.linalg.vector_norm(w.flatten(1), dim=1) for w in weights]
-        return torch.stack(norms).square_().sum(0).mul_((self.alpha / (2 * n)).flatten())
+    def mean_loss(self, share: Tensor) -> Tensor:
+        """Mean of ``½ (α/n) ‖w‖²`` over the steps since the last call, shape (M,).
+
+        Parameters
+        ----------
+        share : Tensor of shape (n_steps,)
+            Each step's in the mean.
+        """
+        if not self.seen:
+            return share.new_zeros(())
+        norms, numbers = zip(*self.seen)
+        self.seen = []
+        squares = torch.stack([torch.stack(n) for n in norms]).to(share.dtype).square_().sum(1)
+        doubled = torch.stack([torch.as_tensor(2 * n).to(share).flatten() for n in numbers])
+        return share @ (squares / doubled) * self.alpha.flatten()
 
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""
+        if self.alpha is not None:
+            self.seen.append(([torch.linalg.vector_norm(w, dim=(1, 2)) for w in weights], n))
         alpha = None if self.alpha is None else self.alpha / n
         if self.gate is not None:
             l1 = None if self.l1 is None else self.l1 / n

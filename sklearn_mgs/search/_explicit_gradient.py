@@ -1,11 +1,11 @@
 """The gradient of data loss and trace penalty in closed form: faster than autograd.
 
-With ``A_l`` the inputs of layer l and ``D_l`` the output gradients of the kernel's directions,
-layer l's share of the trace is ``Σ_i r_i (‖a_i‖² + 1) ‖d_i‖²``. Two recursions are reversed:
-that of ``D`` from the first layer to the last, which gives ``U`` (the adjoint of ``D W``), and
-the forward pass from the last layer to the first:
+With ``A_l`` the inputs of layer l and ``D_l`` the output gradients of the kernel's directions, a
+column for each sample, layer l's share of the trace is ``Σ_i r_i (‖a_i‖² + 1) ‖d_i‖²``. Two
+recursions are reversed: that of ``D`` from the first layer to the last, which gives ``U`` (the
+adjoint of ``Wᵀ D``), and the forward pass from the last layer to the first:
 
-    ∂/∂W_l = A_lᵀ G_l + U_lᵀ D_l,    G_{l-1} = (G_l W_lᵀ + 2 r ‖d‖² A_l) ∘ φ' + (adjoint of φ').
+    ∂/∂W_l = G_l A_lᵀ + D_l U_lᵀ,    G_{l-1} = (W_lᵀ G_l + 2 A_l r ‖d‖²) ∘ φ' + (adjoint of φ').
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def explicit_gradients(
     tape = net.forward(objective.inputs(batch, generator), generator)
     targets, shares = objective.targets(tape.output, batch), batch.shares()
     losses, residual = LOSSES[objective.loss](tape.output, targets)
-    data_loss = (losses.unsqueeze(2) * shares).sum((1, 2))
-    G = residual * shares
+    data_loss = losses.mul_(shares).sum((1, 2))
+    G = residual.mul_(shares)
     trace = None
     if objective.penalty is not None:
         trace = _Trace(objective, net, tape, batch, targets, generator)
@@ -48,18 +48,20 @@ def explicit_gradients(
 
 
 def _backward(net: BatchedMLP, tape: Pass, G: Tensor, trace: _Trace | None) -> None:
-    """Write the gradients of weights and biases from that of the outputs, G (M, n, C)."""
+    """Write the gradients of weights and biases from that of the outputs, G (M, C, n)."""
     weights, L = net.weights, len(net.weights)
     for layer in reversed(range(L)):
-        dW = torch.bmm(tape.inputs[layer].mT, G, out=net.gradients.parts[layer])
+        dW = torch.bmm(G, tape.inputs[layer].mT, out=net.gradients.parts[layer])
         if trace is not None and layer:
-            dW.baddbmm_(trace.U[layer].mT, trace.D[layer])
-        torch.sum(G, 1, keepdim=True, out=net.gradients.parts[L + layer])
+            dW.baddbmm_(trace.D[layer], trace.U[layer].mT)
+        torch.sum(G, 2, keepdim=True, out=net.gradients.parts[L + layer])
         if layer:
-            G = torch.bmm(G, weights[layer].mT)
+            W = weights[layer].mT
+            out = net.buffers(f"gradient{layer % 2}", *W.shape[:2], G.shape[2])
+            G = torch.bmm(W, G, out=out)
             if trace is not None:
                 trace.add_input_gradient(G, layer)
-            G = times(G, tape.slopes[layer - 1], overwrite=True)
+            G = times(G, tape.slopes[layer - 1], out=G)
             if trace is not None:
                 trace.add_curvature(G, layer - 1)
 
@@ -71,42 +73,43 @@ class _Trace:
     ----------
     value : Tensor of shape (M,)
         The penalty.
-    D : list of Tensor of shape (M, n * k, out)
-        Output gradients.
-    U : dict of int to Tensor of shape (M, n * k, in)
-        Adjoint of ``D W`` of each layer but the first.
+    D : list of Tensor of shape (M, out, k * n)
+        Output gradients; those of the first layer are overwritten.
+    U : dict of int to Tensor of shape (M, in, k * n)
+        Adjoint of ``Wᵀ D`` of each layer but the first.
     """
 
     def __init__(self, objective, net: BatchedMLP, tape: Pass, batch, targets, generator):
-        penalty = objective.penalty
+        penalty, self.buffers = objective.penalty, net.buffers
         self.n = min(batch.n_samples, penalty.size or batch.n_samples)
         if self.n < batch.n_samples:
             batch, tape = batch.part(slice(0, self.n)), tape.first(self.n)
         if objective.classes_are_targets:
-            V = targets[:, : self.n].unsqueeze(2)
+            V = targets[:, :, : self.n].unsqueeze(2)
         else:
             V = objective.directions(tape.output, batch, generator)
         self.k = V.shape[2]
         self.tape = tape
         self.D, self.unsloped = net.output_gradients(tape, V)
-        rows = penalty.twice_strength * batch.shares()  # (M, n or 1, 1)
-        self.rows = [
-            None if w is None else rows * w if isinstance(w, Tensor) else rows
-            for w in penalty.layer_weights
-        ]
-        self._squares()
+        self._squares(penalty.twice_shares * batch.shares())
         self._adjoint(net)
 
-    def _squares(self):
-        """Squared norms of the factors, and the value."""
-        D = self.D
-        if self.k > 1:
-            D = [d.unflatten(1, (self.n, self.k)).flatten(2) for d in D]
-        self.d2 = [_squared_norms(d) for d in D]
-        self.a2 = [_squared_norms(A).add_(1) for A in self.tape.inputs]
-        self.factors = [None if r is None else r * a2 for r, a2 in zip(self.rows, self.a2)]
-        shares = [f * d2 for f, d2 in zip(self.factors, self.d2) if f is not None]
-        self.value = sum(shares[1:], start=shares[0]).sum((1, 2)) / 2
+    def _squares(self, twice_shares: Tensor) -> None:
+        """The value, and the factors of its adjoints; all layers' at once."""
+        a2 = torch.cat([self._squared_norms(A) for A in self.tape.inputs], 1)
+        d2 = torch.cat([self._squared_norms(D, self.k) for D in self.D], 1)
+        outputs = torch.addcmul(twice_shares, twice_shares, a2)  # 2 r (‖a‖² + 1)
+        self.value = (outputs * d2).sum((1, 2)) / 2
+        self.output_factors = outputs.split(1, 1)
+        self.input_factors = (d2 * twice_shares).split(1, 1)
+
+    def _squared_norms(self, A: Tensor, k: int = 1) -> Tensor:
+        """Of each sample, shape (M, 1, n)."""
+        M, A = len(A), A[:1] if A.stride(0) == 0 else A
+        squares = torch.mul(A, A, out=self.buffers.as_laid_out("gradient0", A))
+        if k > 1:
+            squares = squares.unflatten(2, (k, -1)).sum(2)
+        return squares.sum(1, keepdim=True).expand(M, -1, -1)
 
     def _adjoint(self, net: BatchedMLP):
         """Reverse the recursion of D."""
@@ -117,34 +120,28 @@ class _Trace:
             E = self._add_own(E, layer)
             slope, curvature = self.tape.slopes[layer], self.tape.curvatures[layer]
             if curvature is not None:
-                product = (E * self.unsloped[layer]).unflatten(1, (self.n, self.k)).sum(2)
-                self.curvature[layer] = product * curvature
-            self.U[layer + 1] = times(E, slope, self.k, overwrite=True)
+                product = torch.mul(E, self.unsloped[layer], out=self.unsloped[layer])
+                product = product if self.k == 1 else product.unflatten(2, (self.k, -1)).sum(2)
+                self.curvature[layer] = times(product, curvature, out=product)
+            U = self.U[layer + 1] = times(E, slope, self.k, out=E)
             if layer + 2 < len(self.D):
-                E = torch.bmm(self.U[layer + 1], net.weights[layer + 1])
+                W = net.weights[layer + 1]
+                out = self.buffers(f"adjoint{layer + 1}", *W.shape[:2], U.shape[2])
+                E = torch.bmm(W, U, out=out)
 
     def _add_own(self, E: Tensor | None, layer: int) -> Tensor:
         """Add the adjoint of D through the layer's own share, 2 r (‖a‖² + 1) D."""
-        factor = self.factors[layer]
-        if factor is None:
-            return torch.zeros_like(self.D[layer]) if E is None else E
-        if self.k > 1:
-            factor = factor.repeat_interleave(self.k, 1)
-        return self.D[layer] * factor if E is None else E.addcmul_(self.D[layer], factor)
+        factor, D = self.output_factors[layer], self.D[layer]
+        factor = factor if self.k == 1 else factor.repeat(1, 1, self.k)
+        # The first layer's D is not needed again.
+        return D.mul_(factor) if E is None else E.addcmul_(D, factor)
 
     def add_input_gradient(self, G: Tensor, layer: int) -> None:
         """Add 2 r ‖d‖² A, the adjoint of the inputs of a layer through its share."""
-        if self.rows[layer] is not None:
-            factor = self.rows[layer] * self.d2[layer]
-            G[:, : self.n].addcmul_(self.tape.inputs[layer], factor)
+        G = G if self.n == G.shape[2] else G[:, :, : self.n]
+        G.addcmul_(self.tape.inputs[layer], self.input_factors[layer])
 
     def add_curvature(self, G: Tensor, layer: int) -> None:
         """Add the adjoint of the slopes, where they are not constant."""
         if layer in self.curvature:
-            G[:, : self.n] += self.curvature[layer]
-
-
-def _squared_norms(A: Tensor) -> Tensor:
-    """Squared norm of each row, shape (M, n, 1); (1, n, 1) where all models have one `A`."""
-    A = A[:1] if A.stride(0) == 0 else A
-    return torch.linalg.vector_norm(A, dim=2, keepdim=True).square_()
+            G[:, :, : self.n] += self.curvature[layer]

@@ -59,10 +59,9 @@ class Fold:
         )
 
     def initial(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Initial weights (in, out) and biases (1, out)."""
+        """Initial weights (out, in) and biases (out, 1)."""
         linears = self.estimator.module_.linears
-        weights = [m.weight.detach().T.contiguous() for m in linears]
-        return weights, [m.bias.detach().unsqueeze(0) for m in linears]
+        return [m.weight.detach() for m in linears], [m.bias.detach()[:, None] for m in linears]
 
     def private(self, device: torch.device) -> Fold:
         """The same on that device, with an estimator of its own, to write weights into."""
@@ -112,7 +111,7 @@ class Model:
     failure : str
         Why the training failed, if it did.
     parameters : list of Tensor or None
-        Weights (in, out), then biases (1, out), once it has stopped or paused.
+        Weights (out, in), then biases (out, 1), once it has stopped or paused.
     loss_curve, validation_scores : list of float
         Per epoch.
     fit_time, score_time : float
@@ -158,10 +157,10 @@ class Model:
         return self.stale > self.fold.estimator.n_iter_no_change
 
     def load(self, parameters: list[Tensor]) -> BaseMLP:
-        """Write weights (in, out), then biases (1, out), into the fold's estimator."""
+        """Write weights (out, in), then biases (out, 1), into the fold's estimator."""
         L = len(parameters) // 2
-        biases = [b.flatten() for b in parameters[L:]]
-        self.fold.estimator.module_.write(parameters[:L], biases)
+        coefs, intercepts = [w.T for w in parameters[:L]], [b.flatten() for b in parameters[L:]]
+        self.fold.estimator.module_.write(coefs, intercepts)
         return self.fold.estimator
 
     def as_estimator(self) -> BaseMLP:

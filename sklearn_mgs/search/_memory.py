@@ -9,10 +9,10 @@ import torch
 
 __all__ = ["default_max_models", "model_bytes"]
 
-CPU_WORKING_SET = 12 * 2**20
+CPU_WORKING_SET = 8 * 2**20
 """Bytes that a batch on the CPU should not exceed: more models than fit the caches are slower."""
 
-CPU_LEAST_MODELS = 8
+CPU_LEAST_MODELS = 4
 """A batch on the CPU has at least so many, memory permitting: else the overhead is not shared."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -89,15 +89,25 @@ def make_batches(
     """
     shapes: dict[tuple, list[Model]] = {}
     for model in models:
-        shape = *model.fold.signature, model.params["mgs_strength"] > 0
-        shapes.setdefault(shape, []).append(model)
+        shapes.setdefault(model.fold.signature, []).append(model)
     batches = []
-    for same in shapes.values():
+    for same in chain.from_iterable(map(_by_penalty, shapes.values())):
         rounds = -(-len(same) // (max_models * n_jobs))
         n = min(len(same), rounds * n_jobs)
         cuts = np.linspace(0, len(same), n + 1).round().astype(int)
         batches += [BatchedFit(same[i:j], device) for i, j in pairwise(cuts)]
     return batches
+
+
+def _by_penalty(models: list[Model]) -> list[list[Model]]:
+    """Models without a penalty train apart, unless they are few and can't tell the difference."""
+    parts = [[m for m in models if (m.params["mgs_strength"] > 0) == on] for on in (False, True)]
+    est = models[0].fold.estimator
+    # With the penalty random numbers are drawn in another order; the determinant may be singular.
+    random = est.dropout or est.input_noise or est.jacobian_strength
+    if est.mgs_metric == "trace" and not random and len(parts[0]) < len(parts[1]):
+        return [models]
+    return [part for part in parts if part]
 
 
 def search(

@@ -55,7 +55,7 @@ def batches(estimator, y, sample_weight=None, grid=None, X=X, max_models=100):
 def arrays(model):
     layers = len(model.parameters) // 2
     weights, biases = model.parameters[:layers], model.parameters[layers:]
-    return [w.numpy() for w in weights], [b.numpy().ravel() for b in biases]
+    return [w.T.numpy() for w in weights], [b.numpy().ravel() for b in biases]
 
 
 def assert_like_lone_fits(estimator_class, y, sample_weight=None, grid=None, X=X, **params):
@@ -329,17 +329,21 @@ def test_dropping_a_candidate_leaves_the_others_alone():
 
 def test_batches_are_of_one_shape_and_no_larger_than_asked():
     made = batches(MLPClassifier(**BASE), CLASSES, max_models=2)
-    shapes = [{(m.split, m.params["mgs_strength"] > 0) for m in b.models} for b in made]
-    assert all(len(s) == 1 for s in shapes)  # the folds differ in size
+    assert all(len({m.split for m in b.models}) == 1 for b in made)  # the folds differ in size
     assert sorted(len(b.models) for b in made) == [1, 1, 2, 2]
 
 
+def test_few_models_without_a_penalty_train_with_those_that_have_one():
+    assert len(batches(MLPClassifier(**BASE), CLASSES)) == 2  # for each size of fold
+    assert len(batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[:2])) == 4
+    for differs in ({"mgs_metric": "det"}, {"dropout": 0.1}, {"input_noise": 0.1}):
+        assert len(batches(MLPClassifier(**BASE, **differs), CLASSES)) == 4
+
+
 def batch_and_objective(params, y, sample_weight=None):
-    """The first batch with a penalty, one mini-batch, and its objective."""
+    """The first batch, with a penalty, and one of its mini-batches."""
     estimator = (MLPRegressor if y.dtype.kind == "f" else MLPClassifier)(**{**BASE, **params})
-    fit = next(
-        b for b in batches(estimator, y, sample_weight) if b.models[0].params["mgs_strength"]
-    )
+    fit, *_ = batches(estimator, y, sample_weight, grid=candidates()[1:])
     fit.start()
     return fit, next(iter(fit.batches))
 

@@ -408,8 +408,8 @@ def test_progress_bar_over_epochs_and_groups_with_the_best_score(capsys, backend
     shown = capsys.readouterr().err
     epochs = len(STRENGTHS) * 3 * PARAMS["max_iter"]
     assert f"{epochs}/{epochs}" in shown
-    assert "groups=1/4" in shown  # two with a penalty, two without
-    assert "groups=4/4" in shown
+    assert "groups=1/2" in shown
+    assert "groups=2/2" in shown
     assert f"best score={search.best_score_:.4g}" in shown
     classifier().fit(X, y)
     assert not capsys.readouterr().err
