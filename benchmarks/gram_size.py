@@ -4,7 +4,8 @@
 
 Prints the seconds for each number of samples (with one thread on a CPU, those of the processor)
 with the exponent fitted to them, the peak memory over the data of the largest, and how often the
-stated interval of the stochastic estimates holds the dense value at n = 2000. The network is 784-300-100-10; for the coverage two small ones.
+stated interval of the stochastic estimates holds the dense value at n = 2000. The network is
+784-300-100-10; for the coverage two small ones.
 """
 
 from __future__ import annotations
