@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from sklearn_mgs._data import Samples
-from sklearn_mgs.search._buffers import Buffers
 
 __all__ = ["BatchedBatch", "BatchedSamples"]
 
 
 class BatchedBatch(NamedTuple):
-    """One mini-batch of each of M models, all of n samples; targets are those of the F folds."""
+    """One mini-batch of each of the F folds that M models train on, all of n samples."""
 
-    X: Tensor  # (M, n, n_features)
+    X: Tensor  # (F, n, n_features)
     y: Tensor  # (F, n) or (F, n, n_outputs)
     sample_weight: Tensor | None  # (M, n)
     weight_sum: Tensor | float  # (M,)
@@ -57,12 +56,10 @@ class BatchedSamples:
         Each fold's.
     fold_of : list of int
         The position in `folds` of each model's.
-    buffers : Buffers
-        Takes the models' inputs.
     """
 
-    def __init__(self, folds: list[Samples], fold_of: list[int], buffers: Buffers):
-        self.folds, self.buffers = folds, buffers
+    def __init__(self, folds: list[Samples], fold_of: list[int]):
+        self.folds = folds
         self.fold_of = torch.tensor(fold_of, device=folds[0].device)
 
     def __len__(self) -> int:
@@ -83,8 +80,6 @@ class BatchedSamples:
             for part in zip(*(p[:3] for p in parts))
         )
         batch = BatchedBatch(X, y, weight, first.weight_sum, self.fold_of)
-        out = self.buffers("inputs", len(self.fold_of), *X.shape[1:])
-        batch = batch._replace(X=batch.of_models(X, out))
         if weight is None:
             return batch
         weight_sum = torch.tensor([p.weight_sum for p in parts], dtype=weight.dtype)

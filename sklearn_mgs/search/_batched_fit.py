@@ -110,7 +110,6 @@ class BatchedFit:
         return BatchedSamples(
             [fold.samples for fold in folds],
             [position[id(m.fold)] for m in self.active],
-            self.net.buffers,
         )
 
     def _values(self, name: str) -> Tensor | None:

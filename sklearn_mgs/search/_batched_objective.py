@@ -117,7 +117,7 @@ class BatchedObjective:
             self.penalty.keep(rows)
 
     def inputs(self, batch: BatchedBatch, generator) -> Tensor:
-        """The mini-batch's inputs, with noise."""
+        """The mini-batch's inputs (F, n, n_features), with noise."""
         if not self.input_noise:
             return batch.X
         noise = torch.randn(
@@ -154,7 +154,7 @@ class BatchedObjective:
     def gradients(self, net: BatchedMLP, batch: BatchedBatch, generator) -> Terms:
         """Terms of a step; its gradients are written to ``net.gradients``, by autograd."""
         parameters = [p.requires_grad_() for p in net.parameters.parts]
-        X = self.inputs(batch, generator)
+        X = batch.of_models(self.inputs(batch, generator))
         tape = net.forward(X, generator)
         each, _ = LOSSES[self.loss](tape.output, self.targets(tape.output, batch))
         total = data_loss = (each * batch.shares()).sum((1, 2))

@@ -44,13 +44,6 @@ class Buffers:
             view = self.views[key] = memory[:n].view(shape)
         return view
 
-    def as_laid_out(self, name: str, A: Tensor) -> Tensor | None:
-        """The memory of that name in the shape and, if transposed, the layout of A (M, …, n)."""
-        transposed = A.stride(1) < A.stride(2)
-        shape = A.mT.shape if transposed else A.shape
-        out = self(name, *shape)
-        return out.mT if transposed and out is not None else out
-
     def __getstate__(self) -> dict:
         """Without what is in them."""
         return {"like": self.like, "memory": {}, "views": {}}

@@ -35,13 +35,16 @@ def explicit_gradients(
     objective: BatchedObjective, net: BatchedMLP, batch: BatchedBatch, generator
 ) -> Terms:
     """Do what `BatchedObjective.gradients` does, for the objectives that `covers` names."""
-    tape = net.forward(objective.inputs(batch, generator), generator)
+    X = objective.inputs(batch, generator)
+    out = net.buffers("inputs", len(batch.fold_of), *X.shape[1:])
+    tape = net.forward(batch.of_models(X, out), generator)
     targets, shares = objective.targets(tape.output, batch), batch.shares()
     losses, residual = LOSSES[objective.loss](tape.output, targets)
     data_loss = losses.mul_(shares).sum((1, 2))
     G = residual.mul_(shares)
     trace = None
     if objective.penalty is not None:
+        batch = batch._replace(X=X)
         trace = _Trace(objective, net, tape, batch, targets, generator)
     _backward(net, tape, G, trace)
     return Terms(data_loss, None if trace is None else trace.value)
@@ -91,12 +94,13 @@ class _Trace:
         self.k = V.shape[2]
         self.tape = tape
         self.D, self.unsloped = net.output_gradients(tape, V)
-        self._squares(penalty.twice_shares * batch.shares())
+        self._squares(penalty.twice_shares * batch.shares(), batch)
         self._adjoint(net)
 
-    def _squares(self, twice_shares: Tensor) -> None:
+    def _squares(self, twice_shares: Tensor, batch: BatchedBatch) -> None:
         """The value, and the factors of its adjoints; all layers' at once."""
-        a2 = torch.cat([self._squared_norms(A) for A in self.tape.inputs], 1)
+        x2 = batch.of_models(batch.X.square().sum(2).unsqueeze(1))
+        a2 = torch.cat([x2, *map(self._squared_norms, self.tape.inputs[1:])], 1)
         d2 = torch.cat([self._squared_norms(D, self.k) for D in self.D], 1)
         outputs = torch.addcmul(twice_shares, twice_shares, a2)  # 2 r (‖a‖² + 1)
         self.value = (outputs * d2).sum((1, 2)) / 2
@@ -105,11 +109,10 @@ class _Trace:
 
     def _squared_norms(self, A: Tensor, k: int = 1) -> Tensor:
         """Of each sample, shape (M, 1, n)."""
-        M, A = len(A), A[:1] if A.stride(0) == 0 else A
-        squares = torch.mul(A, A, out=self.buffers.as_laid_out("gradient0", A))
+        squares = torch.mul(A, A, out=self.buffers("gradient0", *A.shape))
         if k > 1:
             squares = squares.unflatten(2, (k, -1)).sum(2)
-        return squares.sum(1, keepdim=True).expand(M, -1, -1)
+        return squares.sum(1, keepdim=True)
 
     def _adjoint(self, net: BatchedMLP):
         """Reverse the recursion of D."""

@@ -23,16 +23,8 @@ def test_one_name_is_one_memory(buffers):
     assert buffers("a", 4, 3).shape == (4, 3)
 
 
-@torch.no_grad()
-def test_layout(buffers):
-    A = torch.zeros(2, 3, 4)
-    assert buffers.as_laid_out("a", A).stride() == A.stride()
-    assert buffers.as_laid_out("a", A.mT).stride() == A.mT.stride()
-
-
 def test_autograd_gets_new_results(buffers):
     assert buffers("a", 2) is None
-    assert buffers.as_laid_out("a", torch.zeros(2, 3, 4).mT) is None
 
 
 @torch.no_grad()
