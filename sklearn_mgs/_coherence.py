@@ -77,6 +77,10 @@ class CoherenceGate:
         """Remember how coherent the gradients of the two halves are, in whatever scale."""
         self._halves = cosine(first, second)
 
+    def compare_products(self, aa: Tensor, ab: Tensor, bb: Tensor) -> None:
+        """The same from ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of the two."""
+        self._halves = _ratio(ab, aa, bb)
+
     def backward(self, run, module, batch: Batch):
         """Backward pass of a mini-batch by `run`, one half after the other."""
         first, second = _halves(batch)

@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 
 from sklearn_mgs._coherence import COHERENCES, make_gate
 from sklearn_mgs._compiled import CompiledPasses
+from sklearn_mgs._halves import HalvesTape, one_pass_suffices
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
 from sklearn_mgs.penalty import MGSPenalty
@@ -64,8 +65,6 @@ class _MGSNet:
         self.coherence_threshold = coherence_threshold
         self.coherence = coherence
 
-    # ------------------------------------------------------------ life of the penalty
-
     def check_training_readiness(self):
         """Check the parameters; `AccelerateMixin` has an `initialize` of its own, without ours."""
         super().check_training_readiness()
@@ -73,7 +72,7 @@ class _MGSNet:
 
     def _initialize_module(self, reason=None):
         """Forget the penalty: a new module gets a new one, when training begins."""
-        self.penalty_, self.tape_, self.regularizer_, self.compiled_ = None, None, None, None
+        self.penalty_ = self.tape_ = self.regularizer_ = self.compiled_ = self.one_pass_ = None
         return super()._initialize_module(reason)
 
     def _check_mgs_params(self):
@@ -198,12 +197,35 @@ class _MGSNet:
         return WeightRegularizer(self.module_, self.alpha, self.l1, gate)
 
     def train_step_single(self, batch, **fit_params):
-        """Forward and backward pass; for coherence between halves, one half after the other."""
+        """Forward and backward pass; to compare halves, of both at once or of one by one."""
         X, y = unpack_data(batch)
         gate, n = self.regularizer_.coherence, get_len(X)
         if gate is None or gate.measure != "batch" or n < 2:
             return self._passes(X, y, **fit_params)
-        halves, shares = (slice(0, n // 2), slice(n // 2, None)), (n // 2 / n, 1 - n // 2 / n)
+        shares = (n // 2 / n, 1 - n // 2 / n)
+        if not self._one_pass_suffices(X, y, n, shares, fit_params):
+            return self._half_passes(X, y, n, shares, fit_params)
+        with HalvesTape(self.module_) as tape:
+            step = self._passes(X, y, **fit_params)
+        gate.compare_products(*tape.products())
+        return step
+
+    def _one_pass_suffices(self, X, y, n, shares, fit_params):
+        """Whether it does: found out once for this module and criterion."""
+        setting = self.module_, self.criterion_
+        if self.compile or self.mgs_strength:  # the penalty differentiates twice
+            return False
+        if self.one_pass_ is None or self.one_pass_[0] != setting:
+
+            def run(part):
+                y_pred = self.infer(X[part], **fit_params)
+                self.get_loss(y_pred, y[part], X=X[part], training=True).backward()
+
+            self.one_pass_ = setting, one_pass_suffices(self.module_, n, run, shares)
+        return self.one_pass_[1]
+
+    def _half_passes(self, X, y, n, shares, fit_params):
+        """One half after the other."""
         values = []
 
         def run(part):
@@ -211,14 +233,13 @@ class _MGSNet:
             values.append(self.value_)
             return step
 
-        parameters = [p for p in self.module_.parameters() if p.requires_grad]
-        steps = gate.two_passes(parameters, [partial(run, part) for part in halves], shares)
+        trained = [p for p in self.module_.parameters() if p.requires_grad]
+        passes = partial(run, slice(0, n // 2)), partial(run, slice(n // 2, None))
+        steps = self.regularizer_.coherence.two_passes(trained, passes, shares)
         if self.mgs_strength:
             self.value_ = shares[0] * values[0] + shares[1] * values[1]
-        return {
-            "loss": shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"],
-            "y_pred": torch.cat([step["y_pred"] for step in steps]),
-        }
+        loss = shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"]
+        return {"loss": loss, "y_pred": torch.cat([step["y_pred"] for step in steps])}
 
     def on_grad_computed(self, net, named_parameters, batch=None, training=False, **kwargs):
         """Add L2's gradient, wherever the passes were run."""
@@ -286,7 +307,7 @@ class _MGSNet:
 
     def __getstate__(self):
         # What a step leaves behind; the values may live on a device that the reader has not.
-        passing = {"compiled_": None, "tape_": None, "value_": None, "values_": []}
+        passing = dict.fromkeys(("compiled_", "one_pass_", "tape_", "value_", "values_"))
         return {**super().__getstate__(), **passing}
 
 

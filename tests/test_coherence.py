@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor
+from sklearn_mgs._halves import one_pass_suffices
 
 RATE = 0.3
 BASE = {
@@ -206,28 +207,84 @@ def conv_net():
     return nn.Sequential(nn.Unflatten(1, (1, 3, 3)), *layers).double()
 
 
-@pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
-def test_coherent_steps_of_a_convolutional_net(measure, threshold, alpha, l1):
+def dense_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
+
+
+def images():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 40)
-    X = rng.normal(size=(40, 9)) + y[:, None]
-    net = MGSNeuralNetClassifier(
-        conv_net,
-        criterion=nn.CrossEntropyLoss,
-        lr=RATE,
-        max_epochs=6,
-        batch_size=BASE["batch_size"],
-        train_split=None,
-        verbose=0,
-        alpha=alpha,
-        l1=l1,
-        coherence=measure,
-        coherence_threshold=threshold,
-    ).fit(X, y)
-    plain = conv_net()
+    return rng.normal(size=(40, 9)) + y[:, None], y
+
+
+def module_net(make_module, **parameters):
+    options = {"lr": RATE, "max_epochs": 6, "batch_size": BASE["batch_size"], **parameters}
+    options |= {"criterion": nn.CrossEntropyLoss, "train_split": None, "verbose": 0}
+    return MGSNeuralNetClassifier(make_module, **options)
+
+
+@pytest.mark.parametrize("make_module", [conv_net, dense_net])
+@pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
+def test_coherent_steps_of_any_module(make_module, measure, threshold, alpha, l1):
+    X, y = images()
+    gate = {"coherence": measure, "coherence_threshold": threshold}
+    net = module_net(make_module, alpha=alpha, l1=l1, **gate).fit(X, y)
+    plain = make_module()
     options = {"alpha": alpha, "l1": l1, "threshold": threshold, "measure": measure}
     found = coherent_descent(plain, torch.tensor(X), torch.tensor(y), epochs=6, **options)
     assert_same_fit(net.module_, net.history, plain, found)
+    if measure == "batch":
+        assert net.one_pass_[1] == (make_module is dense_net)
+
+
+class Written(nn.Module):
+    """A module whose `forward` is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first, self.second = nn.Linear(9, 9), nn.Linear(9, 3)
+        self.norm, self.written = nn.BatchNorm1d(9), forward
+
+    def forward(self, X):
+        return self.written(self, X)
+
+
+TWO_PASSES = {
+    "samples meet": lambda m, X: m.second(m.first(X - X.mean(0))),
+    "batch statistics": lambda m, X: m.second(m.norm(m.first(X))),
+    "called twice": lambda m, X: m.second(m.first(m.first(X))),
+    "not called": lambda m, X: m.second(X),
+    "not as a module": lambda m, X: m.second(m.first(X) @ m.first.weight),
+    "several rows": lambda m, X: m.second(m.first(X[:, None])).squeeze(1),
+}
+
+
+def suffices(module, loss=F.cross_entropy):
+    X, y = map(torch.tensor, images())
+
+    def run(part):
+        loss(module(X[part]), y[part]).backward()
+
+    answer = one_pass_suffices(module, len(X), run, (0.5, 0.5))
+    assert module.training
+    assert all(p.grad is None for p in module.parameters())
+    return answer
+
+
+@pytest.mark.parametrize("forward", TWO_PASSES.values(), ids=TWO_PASSES)
+def test_where_one_pass_does_not_tell_halves_apart(forward):
+    module = Written(forward).double()
+    assert not suffices(module)
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_where_one_pass_tells_halves_apart():
+    residual = Written(lambda m, X: m.second(torch.relu_(m.first(X)) + X)).double()
+    del residual.norm
+    assert suffices(residual)
+    assert suffices(nn.Sequential(*dense_net(), nn.Dropout(0.5)))
+    assert not suffices(residual, lambda Z, y: F.cross_entropy(Z, y) ** 2)
 
 
 @pytest.mark.parametrize("measure", ["total", "batch", "trend"])

@@ -1,0 +1,124 @@
+"""Coherence of a mini-batch's two halves from one pass, where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_mgs._coherence import _products
+from sklearn_mgs._optimizer import regularized_weights
+from sklearn_mgs.gram._layers import check_samples_apart, evaluating
+
+__all__ = ["HalvesTape", "one_pass_suffices"]
+
+TOLERANCE = 1e3
+"""Relative difference of values that are equal but for rounding, in machine epsilons."""
+
+
+class HalvesTape:
+    """Context of a pass that records what the products of the halves' gradients are made of.
+
+    The gradient ``Σ d_i a_iᵀ`` of a linear layer's weight, over the samples of a half, has the
+    squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨d_i, d_j⟩``: the halves' gradients are never formed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A network for which `one_pass_suffices`.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.layers = [m for m in module.modules() if _is_trained_linear(m)]
+        self._inputs: dict[nn.Module, Tensor] = {}
+        self._adjoints: dict[nn.Module, Tensor] = {}
+
+    def __enter__(self) -> HalvesTape:
+        self._handles = [m.register_forward_hook(self._record) for m in self.layers]
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _record(self, layer, args, output) -> None:
+        self._inputs[layer] = args[0]
+        output.register_hook(partial(self._adjoints.__setitem__, layer))
+
+    @torch.no_grad()
+    def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of the halves' parts a and b of the weights' gradients.
+
+        None if a layer has not been called, or not with one row for each sample.
+        """
+        if any(m not in self._adjoints or self._inputs[m].dim() != 2 for m in self.layers):
+            return None
+        kernels = [
+            _of_halves(self._inputs[m]) * _of_halves(self._adjoints[m]) for m in self.layers
+        ]
+        aa, bb = torch.stack(kernels).sum((0, 2, 3))
+        gradients = [m.weight.grad.flatten() for m in self.layers]
+        total = torch.stack([torch.dot(g, g) for g in gradients]).sum()
+        return aa, (total - aa - bb) / 2, bb
+
+
+def _is_trained_linear(layer: nn.Module) -> bool:
+    return type(layer).forward is nn.Linear.forward and layer.weight.requires_grad
+
+
+def _of_halves(X: Tensor) -> Tensor:
+    """Inner products (2, n/2, n/2) of the rows of each half; a row of zeros makes n even."""
+    if len(X) % 2:
+        X = torch.cat([X.new_zeros(1, X.shape[1]), X])
+    X = X.reshape(2, -1, X.shape[1])
+    return X @ X.mT
+
+
+def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object], shares) -> bool:
+    """Whether a `HalvesTape` finds what two passes would: both are tried, and compared.
+
+    It does where samples have nothing to do with each other, neither in the network nor in the
+    loss, and the weights are those of linear layers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network; run in evaluation mode, since dropout differs from pass to pass.
+    n : int
+        Samples in the mini-batch.
+    run : callable
+        Takes a slice of the samples, and runs their forward and backward pass.
+    shares : list of two floats
+        Share of each half in the mini-batch's loss.
+    """
+    weights = regularized_weights(module)
+    owned = [m.weight for m in module.modules() if _is_trained_linear(m)]
+    if len(owned) != len(weights) or {*map(id, owned)} != {*map(id, weights)}:
+        return False
+    try:
+        check_samples_apart(module)
+    except ValueError:
+        return False
+    with evaluating(module):
+        _clear(module)
+        with HalvesTape(module) as tape:
+            run(slice(0, n))
+        found = tape.products()
+        parts = []
+        for share, part in zip(shares, (slice(0, n // 2), slice(n // 2, n))):
+            _clear(module)
+            run(part)
+            parts.append([w.grad if w.grad is None else share * w.grad for w in weights])
+        _clear(module)
+    if found is None or any(g is None for part in parts for g in part):
+        return False
+    one, two = torch.stack(found), torch.stack(_products(*parts))
+    rounding = TOLERANCE * torch.finfo(one.dtype).eps * (two[0] + two[2])
+    return bool(((one - two).abs() <= rounding).all())
+
+
+def _clear(module: nn.Module) -> None:
+    for p in module.parameters():
+        p.grad = None
