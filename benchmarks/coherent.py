@@ -4,8 +4,8 @@ MNIST, 6000 training samples, SGD with learning rate 0.1 and momentum 0.9, mini-
 784-300-100-10 net, 15 epochs, and a small convolutional net, 6 epochs. For the best compression
 the same nets "long": 45 epochs, then 15 with learning rate 0.01; the convolutional net 20 and 10.
 A strength here is what one mini-batch is charged: the estimators' `l1` and `alpha` divided by
-100. "delayed" regularises only after a third of the epochs. 10 000 further samples of the training set
-are held out to choose strengths of the long fits by. Results accumulate in
+100. "delayed" regularises only after a third of the epochs. The strengths of the long fits are
+chosen on 10 000 further samples of the training set. Results accumulate in
 benchmarks/results/coherent.csv; what is there is not run again.
 
     python benchmarks/coherent.py --data mnist.npz [--seeds 2 --long-seeds 4]
