@@ -28,6 +28,8 @@ def covers(objective: BatchedObjective, net: BatchedMLP) -> bool:
     penalty = objective.penalty
     if penalty is None:
         return True
+    if penalty.penalty.relative:
+        return False
     return penalty.is_plain_trace and not (net.dropout and penalty.size is not None)
 
 
