@@ -27,7 +27,6 @@ def _grid(name: str, values, **fixed) -> tuple[dict[str, Any], ...]:
 
 MGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 MGS_FIRST = (0.01, 0.04, 0.2, 0.8, 3.0, 12.0)
-MGS_RELATIVE = (0.01, 0.04, 0.15, 0.6, 2.5, 8.0)
 JACOBIAN = (0.0005, 0.003, 0.015, 0.06, 0.25, 1.0)
 DECAY = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """L2 in units of the loss, ``λ/2 ‖w‖²``; ``alpha`` is λ times the mini-batch's samples."""
@@ -73,16 +72,16 @@ COMPETITORS = {
                 *_grid("mgs_strength", (0.03, 0.5, 5.0), mgs_layers="first"),
             ),
         ),
-        Competitor("MGS all, relative", _grid("mgs_strength", MGS_RELATIVE, mgs_relative=True)),
+        Competitor("MGS all, relative", _grid("mgs_strength", MGS, mgs_relative=True)),
         Competitor(
             "MGS first, relative",
-            _grid("mgs_strength", MGS_RELATIVE, mgs_layers="first", mgs_relative=True),
+            _grid("mgs_strength", MGS, mgs_layers="first", mgs_relative=True),
         ),
         Competitor(
-            "MGS relative",
+            "MGS relative or first",
             (
-                *_grid("mgs_strength", (0.1, 0.4, 2.0), mgs_relative=True),
-                *_grid("mgs_strength", (0.02, 0.8, 4.0), mgs_layers="first", mgs_relative=True),
+                *_grid("mgs_strength", (0.03, 0.2, 1.0), mgs_relative=True),
+                *_grid("mgs_strength", (0.03, 0.5, 5.0), mgs_layers="first"),
             ),
         ),
         Competitor("MGS balanced", _grid("mgs_strength", MGS, mgs_layers="balanced")),

@@ -13,7 +13,7 @@ METHODS = [
     "MGS det",
     "MGS first",
     "MGS all or first",
-    "MGS relative",
+    "MGS relative or first",
     "MGS first, relative",
     "MGS + L2",
 ]

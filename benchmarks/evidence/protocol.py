@@ -22,9 +22,9 @@ MAIN = (
     "MGS trace",
     "MGS first",
     "MGS + L2",
-    "MGS relative",
+    "MGS relative or first",
 )
-RELATIVE = ("MGS relative", "MGS first, relative", "MGS all, relative")
+RELATIVE = ("MGS relative or first", "MGS first, relative", "MGS all, relative")
 USUAL = (
     *MAIN,
     "label smoothing",
@@ -178,7 +178,7 @@ PLAN = (
     _mnist(100, USUAL, range(1, 3)),
     _mnist1d(61, (0.15,), ("L2", "MGS + L2", "MGS trace"), range(1, 3)),
     _mnist1d(300, (0.15,), ("MGS trace", "L2"), range(3)),
-    _mnist1d(300, (0.15,), ("MGS relative", "MGS + L2"), range(1)),
+    _mnist1d(300, (0.15,), ("MGS relative or first", "MGS + L2"), range(1)),
     _mnist1d(104, (0.15,), ("L2", "MGS trace", "MGS + L2"), range(1)),
     _tabular(REFERENCES[:2], range(1)),
     _tabular(REST, range(1)),
