@@ -43,8 +43,8 @@ class BatchedPenalty:
 
     Attributes
     ----------
-    twice_shares : Tensor of shape (M, n_layers, 1)
-        Twice the strength with which each layer's part of the trace acts.
+    strengths : Tensor of shape (M, n_layers, 1)
+        Strength with which each layer's part of the trace acts.
     """
 
     penalty: MGSPenalty
@@ -53,7 +53,7 @@ class BatchedPenalty:
     size: int | None
 
     def __post_init__(self):
-        self.twice_shares = (2 * self.strength[:, None] * self.layer_weights).unsqueeze(2)
+        self.strengths = (self.strength[:, None] * self.layer_weights).unsqueeze(2)
 
     @property
     def is_plain_trace(self) -> bool:
@@ -63,7 +63,7 @@ class BatchedPenalty:
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
         self.strength, self.layer_weights = self.strength[rows], self.layer_weights[rows]
-        self.twice_shares = self.twice_shares[rows]
+        self.strengths = self.strengths[rows]
 
     def value(self, net: BatchedMLP, tape: Pass, V: Tensor, batch, targets) -> Tensor:
         """Strength times metric over its initial value, shape (M,), by the lone fit's formula."""

@@ -2,10 +2,10 @@
 
 With ``A_l`` the inputs of layer l and ``D_l`` the output gradients of the kernel's directions, a
 column for each sample, layer l's share of the trace is ``Σ_i r_i (‖a_i‖² + 1) ‖d_i‖²``. Two
-recursions are reversed: that of ``D`` from the first layer to the last, which gives ``U`` (the
-adjoint of ``Wᵀ D``), and the forward pass from the last layer to the first:
+recursions are reversed: that of ``D`` from the first layer to the last, which gives ``U`` (half
+the adjoint of ``Wᵀ D``), and the forward pass from the last layer to the first:
 
-    ∂/∂W_l = G_l A_lᵀ + D_l U_lᵀ,    G_{l-1} = (W_lᵀ G_l + 2 A_l r ‖d‖²) ∘ φ' + (adjoint of φ').
+    ∂/∂W_l = G_l A_lᵀ + 2 D_l U_lᵀ,    G_{l-1} = (W_lᵀ G_l + 2 A_l r ‖d‖²) ∘ φ' + (adjoint of φ').
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _backward(net: BatchedMLP, tape: Pass, G: Tensor, trace: _Trace | None) -> N
     for layer in reversed(range(L)):
         dW = torch.bmm(G, tape.inputs[layer].mT, out=net.gradients.parts[layer])
         if trace is not None and layer:
-            dW.baddbmm_(trace.D[layer], trace.U[layer].mT)
+            dW.baddbmm_(trace.D[layer], trace.U[layer].mT, alpha=2)
         torch.sum(G, 2, keepdim=True, out=net.gradients.parts[L + layer])
         if layer:
             W = weights[layer].mT
@@ -81,7 +81,7 @@ class _Trace:
     D : list of Tensor of shape (M, out, k * n)
         Output gradients; those of the first layer are overwritten.
     U : dict of int to Tensor of shape (M, in, k * n)
-        Adjoint of ``Wᵀ D`` of each layer but the first.
+        Half the adjoint of ``Wᵀ D`` of each layer but the first.
     """
 
     def __init__(self, objective, net: BatchedMLP, tape: Pass, batch, targets, generator):
@@ -90,24 +90,27 @@ class _Trace:
         if self.n < batch.n_samples:
             batch, tape = batch.part(slice(0, self.n)), tape.first(self.n)
         if objective.classes_are_targets:
-            V = targets[:, :, : self.n].unsqueeze(2)
+            V = self._first(targets).unsqueeze(2)
         else:
             V = objective.directions(tape.output, batch, generator)
         self.k = V.shape[2]
         self.tape = tape
         self.D, self.unsloped = net.output_gradients(tape, V)
-        self._squares(penalty.twice_shares * batch.shares(), batch)
+        self._squares(penalty.strengths * batch.shares(), batch)
         self._adjoint(net)
 
-    def _squares(self, twice_shares: Tensor, batch: BatchedBatch) -> None:
+    def _first(self, A: Tensor) -> Tensor:
+        """Columns of the samples that the kernel is of."""
+        return A if self.n == A.shape[2] else A[:, :, : self.n]
+
+    def _squares(self, r: Tensor, batch: BatchedBatch) -> None:
         """The value, and the factors of its adjoints; all layers' at once."""
         x2 = batch.of_models(batch.X.square().sum(2).unsqueeze(1))
         a2 = torch.cat([x2, *map(self._squared_norms, self.tape.inputs[1:])], 1)
         d2 = torch.cat([self._squared_norms(D, self.k) for D in self.D], 1)
-        outputs = torch.addcmul(twice_shares, twice_shares, a2)  # 2 r (‖a‖² + 1)
-        self.value = (outputs * d2).sum((1, 2)) / 2
-        self.output_factors = outputs.split(1, 1)
-        self.input_factors = (d2 * twice_shares).split(1, 1)
+        self.output_factors = torch.addcmul(r, r, a2)  # r (‖a‖² + 1)
+        self.input_factors = d2 * r
+        self.value = (self.output_factors * d2).sum((1, 2))
 
     def _squared_norms(self, A: Tensor, k: int = 1) -> Tensor:
         """Of each sample, shape (M, 1, n)."""
@@ -135,18 +138,18 @@ class _Trace:
                 E = torch.bmm(W, U, out=out)
 
     def _add_own(self, E: Tensor | None, layer: int) -> Tensor:
-        """Add the adjoint of D through the layer's own share, 2 r (‖a‖² + 1) D."""
-        factor, D = self.output_factors[layer], self.D[layer]
+        """Add half the adjoint of D through the layer's own share, r (‖a‖² + 1) D."""
+        factor, D = self.output_factors[:, layer : layer + 1], self.D[layer]
         factor = factor if self.k == 1 else factor.repeat(1, 1, self.k)
         # The first layer's D is not needed again.
         return D.mul_(factor) if E is None else E.addcmul_(D, factor)
 
     def add_input_gradient(self, G: Tensor, layer: int) -> None:
         """Add 2 r ‖d‖² A, the adjoint of the inputs of a layer through its share."""
-        G = G if self.n == G.shape[2] else G[:, :, : self.n]
-        G.addcmul_(self.tape.inputs[layer], self.input_factors[layer])
+        factor = self.input_factors[:, layer : layer + 1]
+        self._first(G).addcmul_(self.tape.inputs[layer], factor, value=2)
 
     def add_curvature(self, G: Tensor, layer: int) -> None:
         """Add the adjoint of the slopes, where they are not constant."""
         if layer in self.curvature:
-            G[:, :, : self.n] += self.curvature[layer]
+            self._first(G).add_(self.curvature[layer], alpha=2)

@@ -222,6 +222,21 @@ def test_permuting_hidden_units_changes_nothing(net, X):
     assert_same(segment_statistics(net, X, PAIRS), before)
 
 
+def test_units_with_random_signs_add_up(X):
+    """So with one hidden layer, deflection and chords grow alike with the width, on average."""
+    hidden = nn.Linear(3, 6, dtype=torch.float64)
+    signs = torch.cartesian_prod(*6 * [torch.tensor([-1.0, 1.0], dtype=torch.float64)])
+    outputs = nn.Linear(6, 64, False, dtype=torch.float64)  # one for each choice of signs
+    outputs.weight.data = signs
+    found = segment_statistics([hidden, nn.ReLU(), outputs], X, PAIRS)
+    units = []
+    for w, b in zip(hidden.weight.detach().numpy(), hidden.bias.detach().numpy()):
+        units.append(segment_statistics(dense(([w], [b]), ([[1.0]], [0.0])), X, PAIRS))
+    for name in ("deflection", "chord"):
+        alone = torch.stack([getattr(unit, name) for unit in units])
+        torch.testing.assert_close(getattr(found, name), alone.sum(0), rtol=1e-12, atol=1e-14)
+
+
 def test_adding_a_linear_function_moves_the_chord_only(X):
     # relu(x) - relu(-x) = x, so two more units make any linear function.
     layers = dense(([[1.0, 2.0, -1.0]], [0.1]), ([[1.5]], [0.0]))
