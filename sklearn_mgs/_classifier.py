@@ -94,9 +94,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Whose parameters' gradients make the kernel: all layers', all but the output layer's, the
         first layer's, or all with each layer's share divided by its initial value.
     mgs_relative : bool, default=False
-        Whether gradients are those with respect to relative changes of each layer: its share of
-        the kernel is multiplied by the squared norm of its weights and biases, so that a layer
-        can't escape the penalty by scaling. Best with "first" or "all".
+        Whether gradients are those with respect to relative changes of the layers, ``W (I + E)``
+        and ``b + W e``, so that no layer lowers the penalty by a change of scale alone.
     mgs_centered : bool or "class", default=False
         Whether the kernel is centred: on the mean gradient of the mini-batch,
         or of each sample's class.

@@ -211,9 +211,7 @@ class MGSPenalty:
         if self._kernel is None or self._kernel.module is not module:
             if not hasattr(self, "scale_"):
                 raise ValueError(_NOT_CALIBRATED)
-            self._kernel = LayerwiseKernel(
-                module, self.plan_, self.layer_weights_, self.relative
-            )
+            self._kernel = LayerwiseKernel(module, self.plan_, self.layer_weights_, self.relative)
         return self._kernel.record()
 
     def __call__(

@@ -70,7 +70,7 @@ class BatchedPenalty:
         k = V.shape[2]
         D, unsloped = net.output_gradients(tape, V)
         if self.penalty.relative:
-            D = [torch.bmm(net.weights[0].mT, D[0]), *unsloped]
+            D = net.relative_gradients(D, unsloped)
         layers = [
             # A layer's share is quadratic in D.
             (A.mT, (d * w.sqrt()).unflatten(2, (k, -1)).permute(0, 3, 2, 1).flatten(2))
