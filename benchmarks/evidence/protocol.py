@@ -171,7 +171,11 @@ PLAN = (
     _regressions(USUAL_REGRESSION, range(1), REGRESSIONS[:4]),
     Block("D", REGRESSIONS, ("MC dropout, published",), (0.0,), range(20), hidden=(50,)),
     _mnist1d(61, (0.15,), (*MAIN, "input Jacobian", "MGS all, relative"), range(1)),
-    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS first"), range(1)),
+    _mnist1d(
+        300, (0.15,), ("none", "L2", "MGS trace", "MGS first", "MGS all, relative"), range(1)
+    ),
+    _mnist1d(104, (0.15,), ("L2", "MGS all, relative"), range(1)),
+    _mnist1d(61, (0.15,), ("L2", "MGS all, relative"), range(1, 3)),
     _mnist(300, USUAL, range(1, 3)),
     _regressions(("none", "L2", "MGS trace", "MGS first", *RELATIVE), range(5)),
     _tabular(USUAL, range(1, 2)),
