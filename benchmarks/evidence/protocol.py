@@ -174,8 +174,13 @@ PLAN = (
     _mnist1d(
         300, (0.15,), ("none", "L2", "MGS trace", "MGS first", "MGS all, relative"), range(1)
     ),
-    _mnist1d(104, (0.15,), ("L2", "MGS all, relative"), range(1)),
-    _mnist1d(61, (0.15,), ("L2", "MGS all, relative"), range(1, 3)),
+    _mnist1d(61, (0.15,), (*MAIN, "input Jacobian", "MGS all, relative"), range(1, 5)),
+    _mnist1d(104, (0.15,), ("L2", "MGS all, relative"), range(3)),
+    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS all, relative"), range(1, 3)),
+    _mnist1d(61, (0.15,), (*MAIN, "input Jacobian", "MGS all, relative"), range(5, 10)),
+    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS all, relative"), range(3, 10)),
+    _mnist1d(104, (0.15,), ("none", "MGS + L2", "MGS trace"), range(3)),
+    _mnist1d(300, (0.15,), ("MGS + L2", "dropout", "early stopping"), range(1)),
     _mnist(300, USUAL, range(1, 3)),
     _regressions(("none", "L2", "MGS trace", "MGS first", *RELATIVE), range(5)),
     _tabular(USUAL, range(1, 2)),
