@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor
 from sklearn_mgs._halves import one_pass_suffices
+from sklearn_mgs.gram import gram_matrix
 
 RATE = 0.3
 BASE = {
@@ -188,6 +189,34 @@ def test_coherent_steps(blobs, measure, threshold, alpha, l1):
     assert 0 < found[..., 1].mean() < 1  # the case must show both
     assert_same_fit(clf.module_, clf.history_, module, found)
     assert clf.compression_ratio_ > 1 or l1 < 1
+
+
+@pytest.mark.parametrize("sample_weight", [False, True])
+@pytest.mark.parametrize("outputs", ["target", "sum"])
+def test_coherence_of_halves_with_the_penalty(blobs, outputs, sample_weight):
+    """One step: the halves' own losses and penalties, and the penalised mini-batch's gradient."""
+    X, y = blobs
+    weight = np.linspace(0.5, 2.0, len(y)) if sample_weight else np.ones(len(y))
+    options = {"mgs_strength": 0.3, "mgs_outputs": outputs, "batch_size": 40, "max_iter": 1}
+    before = classifier(**options, learning_rate_init=1e-300).fit(X, y, weight)
+    gate = {"coherence": "batch", "coherence_threshold": -1.0, "alpha": 0.5}
+    clf = classifier(**options, **gate).fit(X, y, weight)
+    module, penalty = before.module_, before.net_.criterion_.penalty
+    X, y, weight = map(torch.tensor, (X, y, weight))
+
+    def gradient(part):
+        K = gram_matrix(module, X[part], outputs=outputs, targets=y[part])
+        losses = F.cross_entropy(module(X[part]), y[part], reduction="none")
+        losses = losses + 0.3 * K.diagonal() / penalty.scale_
+        total = (weight[part] * losses).sum() / weight.sum()
+        return torch.autograd.grad(total, list(module.parameters()))
+
+    whole, *halves = map(gradient, (slice(0, 40), slice(0, 20), slice(20, 40)))
+    heavy = [[g for g in half if g.ndim > 1] for half in halves]
+    assert clf.history_[0, "coherence"] == pytest.approx(cosine(*heavy).item(), abs=1e-9)
+    for p, g, new in zip(module.parameters(), whole, clf.module_.parameters()):
+        step = g + (0.5 / float(weight.sum()) * p if p.ndim > 1 else 0)
+        torch.testing.assert_close(new, p - RATE * step, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov", "adam"])

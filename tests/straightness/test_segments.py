@@ -230,7 +230,7 @@ def test_units_with_random_signs_add_up(X):
     outputs.weight.data = signs
     found = segment_statistics([hidden, nn.ReLU(), outputs], X, PAIRS)
     units = []
-    for w, b in zip(hidden.weight.detach().numpy(), hidden.bias.detach().numpy()):
+    for w, b in zip(hidden.weight.tolist(), hidden.bias.tolist()):
         units.append(segment_statistics(dense(([w], [b]), ([[1.0]], [0.0])), X, PAIRS))
     for name in ("deflection", "chord"):
         alone = torch.stack([getattr(unit, name) for unit in units])
