@@ -1,10 +1,10 @@
 """Cross-validated search over ten strengths: all at once, against one fit after the other.
 
-python benchmarks/cv_estimators.py [--repeats 1] [--threads 2] [--device cpu]
+python benchmarks/cv_estimators.py [--repeats 1] [--threads 2] [--device cpu] [--float32]
 
 Digits, ten strengths, five folds, batch 64, 50 epochs; each contender has `--threads` workers.
 They are processes, started before the clock. scikit-learn's MLP has no penalty and searches over
-ten values of alpha.
+ten values of alpha. With `--float32` in single precision alone.
 `benchmarks/halving.py` compares the choices with and without halving.
 """
 
@@ -54,12 +54,13 @@ def contenders(X, y, args, **params):
 
 
 def main():
-    args = arguments(__doc__, repeats=1)
+    args = arguments(__doc__, repeats=1, flags=("float32",))
     X, y = load_digits(return_X_y=True)
     X = X / 16
     start_workers(args.threads)
     print(f"{'what':62} {'ratio':>8}    target", flush=True)
-    for dtype, hidden in product(("float32", "float64"), ((100,), (128, 128))):
+    dtypes = ("float32",) if args.float32 else ("float32", "float64")
+    for dtype, hidden in product(dtypes, ((100,), (128, 128))):
         runs = contenders(X.astype(dtype), y, args, hidden_layer_sizes=hidden)
         t = interleaved(runs, args.repeats, warmup=0)
         for theirs, ours, target in RATIOS:

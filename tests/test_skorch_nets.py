@@ -335,6 +335,16 @@ def test_a_step_asks_the_device_for_nothing(images, kwargs):
         net.train_step(batch)
 
 
+def test_comparing_halves_in_one_pass_asks_the_device_for_nothing(images):
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3))
+    gate = {"coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1}
+    net, batch = prepared(images, "cpu", module=dense, **gate)
+    assert net.one_pass_[1]
+    with NoWaiting():
+        net.train_step(batch)
+    assert pickle.loads(pickle.dumps(net)).partial_fit(*images).one_pass_[1]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kwargs", WATCHED, ids=str)
 def test_a_step_on_cuda_does_not_wait(images, kwargs):

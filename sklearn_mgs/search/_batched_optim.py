@@ -109,9 +109,13 @@ class BatchedRegularizer:
             return share.new_zeros(())
         norms, numbers = zip(*self.seen)
         self.seen = []
-        squares = torch.stack([torch.stack(n) for n in norms]).to(share.dtype).square_().sum(1)
-        doubled = torch.stack([torch.as_tensor(2 * n).to(share).flatten() for n in numbers])
-        return share @ (squares / doubled) * self.alpha.flatten()
+        each = torch.stack([norm for step in norms for norm in step]).to(share.dtype)
+        squares = each.square_().unflatten(0, (len(norms), -1)).sum(1)
+        if isinstance(numbers[0], Tensor):
+            n = torch.stack(numbers).flatten(1)
+        else:
+            n = share.new_tensor(numbers)[:, None]
+        return share @ (squares / (2 * n)) * self.alpha.flatten()
 
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""

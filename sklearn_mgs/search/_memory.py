@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["default_max_models", "model_bytes"]
 
-CPU_WORKING_SET = 8 * 2**20
+CPU_WORKING_SET = 10 * 2**20
 """Bytes that a batch on the CPU should not exceed: more models than fit the caches are slower."""
 
 CPU_LEAST_MODELS = 4
