@@ -67,7 +67,12 @@ class ClosedForm:
     @property
     def splits(self) -> bool:
         """Whether the gradient is a sum over samples, each seen alone."""
-        return self.weights is None and not self.objective.input_noise
+        if self.objective.input_noise:
+            return False
+        if self.weights is None:
+            return True
+        penalty, size = self.objective.penalty, self.objective.mgs_batch_size
+        return _is_plain_trace(penalty) and penalty.outputs != "random" and size is None
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
@@ -88,15 +93,17 @@ class ClosedForm:
             penalty = _Penalty(self, inputs, outputs, batch)
         for i in reversed(range(len(self.linears))):
             linear, A = self.linears[i], inputs[i]
+            pairs = [(G, A)]
+            if penalty is not None and i in penalty.U:
+                pairs.append((penalty.D[i], penalty.U[i]))
             if halves is None:
-                linear.weight.grad = G.mT @ A
+                linear.weight.grad = _products(pairs, slice(None))
             else:
                 middle = batch.n_samples // 2
-                halves.append((G[:middle].mT @ A[:middle], G[middle:].mT @ A[middle:]))
+                parts = slice(0, middle), slice(middle, None)
+                halves.append(tuple(_products(pairs, part) for part in parts))
                 linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
-            if penalty is not None and i in penalty.U:
-                linear.weight.grad.addmm_(penalty.D[i].mT, penalty.U[i])
             if i:
                 G = G @ linear.weight
                 if penalty is not None:
@@ -118,6 +125,15 @@ class ClosedForm:
             inputs.append(activation.value(Z))
         last = self.linears[-1]
         return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
+
+
+def _products(pairs: list[tuple[Tensor, Tensor]], part: slice) -> Tensor:
+    """Sum of ``Gᵀ A`` over pairs, of a part of the samples."""
+    (G, A), *others = pairs
+    total = G[part].mT @ A[part]
+    for G, A in others:
+        total.addmm_(G[part].mT, A[part])
+    return total
 
 
 class _Penalty:
