@@ -14,7 +14,7 @@ SINGLE = [
     if not c.lone and not name.startswith("MGS") and name != "none"
 ]
 """The single regularisers that MGS is held against."""
-OURS = ("MGS trace", "MGS relative or first", "MGS + L2")
+OURS = ("MGS trace", "MGS all, relative", "MGS + L2")
 """The methods that a goal may be met by; the first two are single regularisers."""
 PUBLISHED_CLEAN = 37.25
 """Test error in % of the published unregularised net of width 300 on clean labels, task A."""

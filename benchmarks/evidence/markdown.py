@@ -13,7 +13,7 @@ METHODS = [
     "MGS det",
     "MGS first",
     "MGS all or first",
-    "MGS relative or first",
+    "MGS all, relative",
     "MGS first, relative",
     "MGS + L2",
 ]
