@@ -212,6 +212,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             "metric": self.mgs_metric,
             "outputs": self._mgs_outputs(),
             "layers": self.mgs_layers,
+            "relative": self.mgs_relative,
             "centered": self.mgs_centered,
         }
         objective = self.net_.criterion_

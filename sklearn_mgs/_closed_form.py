@@ -8,7 +8,8 @@ the activation below it,
 - the kernel is ``K = Σ_l ω_l (A_l A_lᵀ + 1) ∘ (D_l D_lᵀ)``, the penalty's adjoint ``S = ∂m/∂K``
   (diagonal for the trace);
 - the recursion ``D_{l-1} = (D_l W_l) ∘ φ'_l`` is reversed from the first layer to the last:
-  ``E_l = 2 ω_l (S ∘ (A_l A_lᵀ + 1)) D_l + U_l W_lᵀ`` with ``U_l = E_{l-1} ∘ φ'_l``;
+  ``E_l = 2 ω_l (S ∘ (A_l A_lᵀ + 1)) D_l + U_l W_lᵀ`` with ``U_l = E_{l-1} ∘ φ'_l``; relative
+  gradients have ``D_l W_l`` for ``D_l`` in K, and the first term is one of ``U_l``;
 - then the forward pass from the last to the first, with ``G_l`` the adjoint of layer l's outputs:
   ``∂/∂W_l = G_lᵀ A_l + D_lᵀ U_l``, and
   ``G_{l-1} = (G_l W_l + 2 ω_l (S ∘ D_l D_lᵀ) A_l) ∘ φ'_l + E_{l-1} ∘ (D_l W_l) ∘ φ''_l``.
@@ -48,7 +49,7 @@ class ClosedForm:
         self.weights = None
         if objective.mgs_strength:
             names = [f"linear{i}" for i in range(len(self.linears))]
-            self.weights = [objective.penalty.layer_weights_.get(name, 0.0) for name in names]
+            self.weights = [objective.penalty.layer_weights_.get(name) for name in names]
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
@@ -66,7 +67,12 @@ class ClosedForm:
     @property
     def splits(self) -> bool:
         """Whether the gradient is a sum over samples, each seen alone."""
-        return self.weights is None and not self.objective.input_noise
+        if self.objective.input_noise:
+            return False
+        if self.weights is None:
+            return True
+        penalty, size = self.objective.penalty, self.objective.mgs_batch_size
+        return _is_plain_trace(penalty) and penalty.outputs != "random" and size is None
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
@@ -87,15 +93,17 @@ class ClosedForm:
             penalty = _Penalty(self, inputs, outputs, batch)
         for i in reversed(range(len(self.linears))):
             linear, A = self.linears[i], inputs[i]
+            pairs = [(G, A)]
+            if penalty is not None and i in penalty.U:
+                pairs.append((penalty.D[i], penalty.U[i]))
             if halves is None:
-                linear.weight.grad = G.mT @ A
+                linear.weight.grad = _products(pairs, slice(None))
             else:
                 middle = batch.n_samples // 2
-                halves.append((G[:middle].mT @ A[:middle], G[middle:].mT @ A[middle:]))
+                parts = slice(0, middle), slice(middle, None)
+                halves.append(tuple(_products(pairs, part) for part in parts))
                 linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
-            if penalty is not None and i:
-                linear.weight.grad.addmm_(penalty.D[i].mT, penalty.U[i])
             if i:
                 G = G @ linear.weight
                 if penalty is not None:
@@ -119,6 +127,15 @@ class ClosedForm:
         return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
 
 
+def _products(pairs: list[tuple[Tensor, Tensor]], part: slice) -> Tensor:
+    """Sum of ``Gᵀ A`` over pairs, of a part of the samples."""
+    (G, A), *others = pairs
+    total = G[part].mT @ A[part]
+    for G, A in others:
+        total.addmm_(G[part].mT, A[part])
+    return total
+
+
 class _Penalty:
     """Value of ``mgs_strength · m(K)/m(K_init)`` and its adjoints.
 
@@ -129,13 +146,13 @@ class _Penalty:
     D : list of Tensor of shape (n, out)
         Gradients of the direction with respect to each layer's outputs.
     U : dict of int to Tensor of shape (n, in)
-        Adjoint of ``D_l W_l``, of each layer but the first.
+        Adjoint of ``D_l W_l``, of each layer but the first, or relative gradients' of all.
     """
 
     def __init__(self, form: ClosedForm, inputs, outputs, batch: Batch):
         objective = form.objective
         n = min(batch.n_samples, objective.mgs_batch_size or batch.n_samples)
-        self.n, self.omega = n, form.weights
+        self.n, self.omega, self.relative = n, form.weights, objective.penalty.relative
         self.A = [A[:n] for A in inputs]
         self.activations = form.activations
         targets = mgs_targets(objective.loss, batch.y[:n])
@@ -143,7 +160,11 @@ class _Penalty:
         V = directions(outputs[:n], objective.penalty.outputs, targets)[0]
         self._recursion(form.linears, V)
         share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
-        self.share = share(self.A, self.D, self.omega)
+        gradients = self.D
+        if self.relative:
+            self.products[0] = self.D[0] @ form.linears[0].weight
+            gradients = [self.products[i] for i in range(len(self.D))]
+        self.share = share(self.A, gradients, self.omega)
         self.value = self.share.value(objective, targets, weight, outputs.shape[1])
         self._adjoint(form.linears)
 
@@ -153,7 +174,7 @@ class _Penalty:
         for i in reversed(range(1, len(linears))):
             product = self.D[0] @ linears[i].weight
             self.slopes[i] = self.activations[i - 1].slope(self.A[i])
-            if self.activations[i - 1].curvature is None:
+            if self.activations[i - 1].curvature is None and not self.relative:
                 self.D.insert(0, product.mul_(self.slopes[i]))
             else:  # the product is needed once more
                 self.products[i] = product
@@ -163,14 +184,19 @@ class _Penalty:
         """``E_l`` and ``U_l``, from the first layer to the last."""
         self.E, self.U = {}, {}
         E = None
-        for i in range(len(linears) - 1):
-            E = self.share.add_output_adjoint(E, i)
-            if self.activations[i].curvature is None:
-                self.U[i + 1] = E.mul_(self.slopes[i + 1])
-            else:
-                self.E[i + 1] = E
-                self.U[i + 1] = E * self.slopes[i + 1]
-            E = self.U[i + 1] @ linears[i + 1].weight.mT
+        for i, linear in enumerate(linears):
+            if i:
+                if self.activations[i - 1].curvature is None:
+                    U = E.mul_(self.slopes[i])
+                else:
+                    self.E[i] = E
+                    U = E * self.slopes[i]
+                self.U[i] = self.share.add_adjoint(U, i) if self.relative else U
+            elif self.relative:
+                self.U[0] = self.share.add_adjoint(None, 0)
+            if i + 1 < len(linears):
+                E = self.U[i] @ linear.weight.mT if i in self.U else None
+                E = E if self.relative else self.share.add_adjoint(E, i)
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         """Add the adjoint of layer i's inputs through its own share."""
@@ -196,15 +222,19 @@ class _TraceShare:
         share = objective.mgs_strength / objective.penalty.scale_
         n = len(self.a2[0])
         self.rows = share * (1 / n if weight is None else weight / divisor(weight))
-        trace = sum(w * a2 * d2 for w, a2, d2 in zip(self.omega, self.a2, self.d2) if w)
+        shares = zip(self.omega, self.a2, self.d2)
+        trace = sum(w * a2 * d2 for w, a2, d2 in shares if w is not None)
         return (self.rows * trace).sum()
 
-    def add_output_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+    def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+        """Add the adjoint of D_i through the layer's share."""
+        if self.omega[i] is None:
+            return torch.zeros_like(self.D[i]) if E is None else E
         factor = (2 * self.omega[i] * self.rows * self.a2[i])[:, None]
         return self.D[i] * factor if E is None else E.addcmul_(self.D[i], factor)
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
-        if self.omega[i]:
+        if self.omega[i] is not None:
             G.addcmul_(self.A[i], (2 * self.omega[i] * self.rows * self.d2[i])[:, None])
 
 
@@ -219,7 +249,8 @@ class _KernelShare:
     def value(self, objective, targets, weight, n_outputs) -> Tensor:
         """The value; its adjoint, twice over, is kept in ``S``."""
         penalty = objective.penalty
-        K = sum(w * AA * DD for w, AA, DD in zip(self.omega, self.AA, self.DD) if w)
+        shares = zip(self.omega, self.AA, self.DD)
+        K = sum(w * AA * DD for w, AA, DD in shares if w is not None)
         if penalty.metric == "det" and penalty.centered is False and weight is None:
             m, S = _det_and_adjoint(K, penalty.jitter)
             share = objective.mgs_strength / penalty.scale_
@@ -233,12 +264,15 @@ class _KernelShare:
         self.S = S + S.mT
         return value.detach()
 
-    def add_output_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+    def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+        """Add the adjoint of D_i through the layer's share."""
+        if self.omega[i] is None:
+            return torch.zeros_like(self.D[i]) if E is None else E
         mix = (self.omega[i] * self.S) * self.AA[i]
         return mix @ self.D[i] if E is None else E.addmm_(mix, self.D[i])
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
-        if self.omega[i]:
+        if self.omega[i] is not None:
             G.addmm_((self.omega[i] * self.S) * self.DD[i], self.A[i])
 
 

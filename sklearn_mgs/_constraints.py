@@ -45,6 +45,7 @@ CONSTRAINTS: dict = {
     "mgs_metric": [StrOptions({"trace", "det"})],
     "mgs_outputs": [StrOptions({"auto", "target", "all", "random", "sum"})],
     "mgs_layers": [StrOptions({"all", "hidden", "first", "balanced"})],
+    "mgs_relative": ["boolean"],
     "mgs_centered": ["boolean", StrOptions({"class"})],
     "mgs_batch_size": [None, *_COUNT],
     "l1": _NON_NEGATIVE,

@@ -95,6 +95,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     mgs_layers : {"all", "hidden", "first", "balanced"}, default="all"
         Whose parameters' gradients make the kernel: all layers', all but the output layer's, the
         first layer's, or all with each layer's share divided by its initial value.
+    mgs_relative : bool, default=False
+        Whether gradients are those with respect to relative changes of the layers, ``W (I + E)``
+        and ``b + W e``, so that no layer lowers the penalty by a change of scale alone.
     mgs_centered : bool or "class", default=False
         Whether the kernel is centred: on the mean gradient of the mini-batch.
     mgs_batch_size : int, default=None
@@ -238,6 +241,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         mgs_metric="trace",
         mgs_outputs="auto",
         mgs_layers="all",
+        mgs_relative=False,
         mgs_centered=False,
         mgs_batch_size=None,
         l1=0.0,
@@ -280,6 +284,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.mgs_metric = mgs_metric
         self.mgs_outputs = mgs_outputs
         self.mgs_layers = mgs_layers
+        self.mgs_relative = mgs_relative
         self.mgs_centered = mgs_centered
         self.mgs_batch_size = mgs_batch_size
         self.l1 = l1

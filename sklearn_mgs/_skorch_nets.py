@@ -45,6 +45,7 @@ class _MGSNet:
         mgs_metric="trace",
         mgs_outputs="auto",
         mgs_layers="all",
+        mgs_relative=False,
         mgs_centered=False,
         mgs_batch_size=None,
         alpha=0.0,
@@ -58,6 +59,7 @@ class _MGSNet:
         self.mgs_metric = mgs_metric
         self.mgs_outputs = mgs_outputs
         self.mgs_layers = mgs_layers
+        self.mgs_relative = mgs_relative
         self.mgs_centered = mgs_centered
         self.mgs_batch_size = mgs_batch_size
         self.alpha = alpha
@@ -106,6 +108,7 @@ class _MGSNet:
             metric=self.mgs_metric,
             outputs=outputs,
             layers=self.mgs_layers,
+            relative=self.mgs_relative,
             centered=self.mgs_centered,
         )
 
@@ -128,8 +131,8 @@ class _MGSNet:
         """Whether there is a penalty, and the parameters still ask for that one."""
         have = self.penalty_
         return have is not None and (
-            (have.metric, have.layers, have.centered)
-            == (self.mgs_metric, self.mgs_layers, self.mgs_centered)
+            (have.metric, have.layers, have.relative, have.centered)
+            == (self.mgs_metric, self.mgs_layers, self.mgs_relative, self.mgs_centered)
             and self.mgs_outputs in ("auto", have.outputs)
         )
 
@@ -330,7 +333,7 @@ class MGSNeuralNetClassifier(_MGSNet, NeuralNetClassifier):
         logits are what its definition means.
     mgs_strength : float, default=0.0
         Strength of ``mgs_strength · m(K) / m(K_init)``, see `sklearn_mgs.MLPClassifier`.
-    mgs_metric, mgs_outputs, mgs_layers, mgs_centered, mgs_batch_size
+    mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size
         As for `sklearn_mgs.MLPClassifier`; with "auto" outputs, "target" is differentiated.
     alpha, l1 : float, default=0.0
         Strengths of L2 and L1, divided by the mini-batch's sample count.
@@ -377,7 +380,7 @@ class MGSNeuralNetRegressor(_MGSNet, NeuralNetRegressor):
     ----------
     module, *args, **kwargs
         As for `skorch.NeuralNetRegressor`.
-    mgs_strength, mgs_metric, mgs_outputs, mgs_layers, mgs_centered, mgs_batch_size
+    mgs_strength, mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size
         As for `MGSNeuralNetClassifier`; with "auto", one output is differentiated, of several a
         random combination.
     alpha, l1, coherence_threshold, coherence

@@ -50,6 +50,9 @@ class MGSPenalty:
         Whose gradients, see `sklearn_mgs.gram.gram_matrix`.
     layers : {"all", "hidden", "first", "balanced"} or mapping, default="all"
         Which layers; "balanced" takes its constants at calibration.
+    relative : bool, default=False
+        Whether gradients are those with respect to *relative* changes of the layers,
+        :math:`W (I + E)` and :math:`b + W e`, in place of W and b. See the notes.
     centered : bool or "class", default=False
         Around which mean; classes are those of `targets`, 0 to n_outputs - 1.
     jitter : float, default=1e-4
@@ -67,7 +70,7 @@ class MGSPenalty:
     Raises
     ------
     ValueError
-        If an option is unknown.
+        If an option is unknown, or by `calibrate` if no layer has relative gradients.
 
     Notes
     -----
@@ -75,6 +78,16 @@ class MGSPenalty:
     weighted means, and "det" is that of the kernel in which sample i stands :math:`w_i` times.
     So integer weights equal repeated samples, and unit weights equal none. The trace does not
     depend on the weights' scale, nor does "det" where their mean is below 1.
+
+    With ``relative=True`` the output gradient d of a layer is replaced by :math:`W^\top d`, the
+    gradient with respect to the layer's *input* a: its share of the kernel is
+    :math:`(\langle a_i, a_j \rangle + 1) \langle W^\top d_i, W^\top d_j \rangle`. A ReLU
+    network computes the same function when one layer's parameters grow and the next layer's
+    weights shrink. The plain shares change by that, and can be lowered without any change of the
+    function; of the first layer the relative share depends on the function alone: it is the
+    squared norm of the input gradient, times :math:`\|x\|^2 + 1`. Linear layers and convolutions
+    without groups have such gradients, other layers take no part. The relative gradient is due
+    to Cardoso and Laheld (1996); its use in this penalty is our own definition.
 
     A penalty pickles and copies without the network it was used with.
 
@@ -96,6 +109,7 @@ class MGSPenalty:
         *,
         outputs: str = "all",
         layers: str | Mapping[str, float] = "all",
+        relative: bool = False,
         centered: bool | str = False,
         jitter: float = 1e-4,
     ):
@@ -107,6 +121,7 @@ class MGSPenalty:
         self.metric = metric
         self.outputs = outputs
         self.layers = layers
+        self.relative = relative
         self.centered = centered
         self.jitter = jitter
         self._kernel: LayerwiseKernel | None = None
@@ -150,6 +165,7 @@ class MGSPenalty:
                 outputs=outputs,
                 targets=targets,
                 layers=self.layers,
+                relative=self.relative,
                 implementation="layerwise",
                 sample_weight=sample_weight,
             )
@@ -195,7 +211,7 @@ class MGSPenalty:
         if self._kernel is None or self._kernel.module is not module:
             if not hasattr(self, "scale_"):
                 raise ValueError(_NOT_CALIBRATED)
-            self._kernel = LayerwiseKernel(module, self.plan_, self.layer_weights_)
+            self._kernel = LayerwiseKernel(module, self.plan_, self.layer_weights_, self.relative)
         return self._kernel.record()
 
     def __call__(

@@ -39,6 +39,26 @@ def loop_rows(module, X, outputs="all", targets=None):
     return torch.stack([J[i, targets[i]][None] for i in range(n)]), owners
 
 
+def relative_rows(module, G, owners):
+    """Columns Wᵀ ∂f/∂W and Wᵀ ∂f/∂b of each linear layer, in place of ∂f/∂W and ∂f/∂b."""
+    parts = []
+    for owner in dict.fromkeys(owners):
+        layer = module.get_submodule(owner)
+        W, columns = layer.weight, [other == owner for other in owners]
+        g = G[..., columns]
+        dW, db = g[..., : W.numel()].unflatten(-1, W.shape), g[..., W.numel() :]
+        parts.append((W.T @ dW).flatten(-2))
+        if layer.bias is not None:
+            parts.append(db @ W)
+    names = [
+        owner
+        for owner in dict.fromkeys(owners)
+        for p in module.get_submodule(owner).parameters()
+        for _ in range(module.get_submodule(owner).in_features ** (2 if p.ndim > 1 else 1))
+    ]
+    return torch.cat(parts, -1), names
+
+
 def centered_rows(G, centered, targets=None, weight=None):
     weight = torch.ones(len(G), dtype=G.dtype) if weight is None else weight
     if not centered:
@@ -85,10 +105,22 @@ def loop_gram(module, X, *, outputs="all", targets=None, layers="all", centered=
 
 
 def loop_penalty(
-    module, X, metric, *, outputs="all", targets=None, weights, centered=False, jitter, w=None
+    module,
+    X,
+    metric,
+    *,
+    outputs="all",
+    targets=None,
+    weights,
+    relative=False,
+    centered=False,
+    jitter,
+    w=None,
 ):
     """m(K) of a mini-batch, samples weighed; for "det", integers that repeat them."""
     G, owners = loop_rows(module, X, outputs, targets)
+    if relative:
+        G, owners = relative_rows(module, G, owners)
     G = centered_rows(G * layer_columns(owners, weights), centered, targets, w).flatten(1)
     if w is not None and metric == "trace":
         G = G * (w / w.mean()).sqrt()[:, None]

@@ -62,9 +62,12 @@ def test_data_loss(units, loss, smoothing, weighted):
 
 
 PENALTIES = [
-    dict(metric=metric, layers=layers, centered=centered)
-    for metric, layers, centered in itertools.product(
-        ("trace", "det"), ("all", "hidden", "first", "balanced"), (False, True, "class")
+    dict(metric=metric, layers=layers, centered=centered, relative=relative)
+    for metric, layers, centered, relative in itertools.product(
+        ("trace", "det"),
+        ("all", "hidden", "first", "balanced"),
+        (False, True, "class"),
+        (False, True),
     )
 ]
 
@@ -78,6 +81,9 @@ def test_penalty(options, activation, weighted, size):
     module, batch = network(units, activation), mini_batch("log_loss", units, weighted)
     penalty = MGSPenalty(outputs="target", jitter=1e-2, **options)
     penalty.calibrate(module, batch.X, batch.y, batch.sample_weight)
+    with torch.no_grad():  # the scale stays as calibrated
+        for p in module.parameters():
+            p.mul_(1.1)
     compare(Objective("log_loss", 0.7, penalty, size), module, batch)
 
 

@@ -25,6 +25,7 @@ CONFIGURATIONS = [
     MLPRegressor(**FAST),
     MLPRegressor(**FAST, mgs_strength=0.1, early_stopping=True),
     MLPRegressor(**FAST, mgs_strength=0.1, mgs_metric="det", mgs_layers="hidden"),
+    MLPClassifier(**FAST, mgs_strength=0.1, mgs_layers="first", mgs_relative=True),
     MLPRegressor(**SMALL, solver="lbfgs", mgs_strength=0.01, activation="tanh"),
 ]
 

@@ -19,6 +19,7 @@ from tests.test_estimators_device import prepared
 SMALL = {"hidden_layer_sizes": (8, 6), "max_iter": 3, "batch_size": 16, "random_state": 0}
 STEPS = [
     {"mgs_strength": 0.1, "mgs_metric": "det", "mgs_centered": "class"},
+    {"mgs_strength": 0.1, "mgs_relative": True},
     {"mgs_strength": 0.1, "mgs_outputs": "all", "dropout": 0.2, "input_noise": 0.1},
     {"mgs_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "l1": 0.1},
     {"jacobian_strength": 0.1, "gradient_strength": 0.1, "activation": "tanh"},

@@ -55,6 +55,7 @@ def test_strengths_are_numbers_from_zero(blobs, kind, parameter, value):
         ("mgs_metric", "logdet", ("trace", "det")),
         ("mgs_outputs", "full", ("auto", "target", "all", "random", "sum")),
         ("mgs_layers", "last", ("all", "hidden", "first", "balanced")),
+        ("mgs_relative", "first", ("bool",)),
         ("mgs_centered", "classes", ("class",)),
         ("coherence", "norm", ("total", "batch", "trend")),
         ("solver", "adamw", ("adam", "sgd", "lbfgs")),

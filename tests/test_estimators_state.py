@@ -266,7 +266,12 @@ def test_parameters_may_change_between_warm_starts(blobs, first, second):
 def test_another_penalty_is_measured_anew(blobs):
     X, y = (torch.tensor(a) for a in blobs)
     clf = classifier(warm_start=True, mgs_strength=0.2, batch_size=40).fit(*blobs)
-    for changed in ({"mgs_metric": "det"}, {"mgs_centered": True}, {"mgs_layers": "first"}):
+    for changed in (
+        {"mgs_metric": "det"},
+        {"mgs_centered": True},
+        {"mgs_layers": "first"},
+        {"mgs_relative": True},
+    ):
         clf.set_params(**changed).fit(*blobs)
         np.testing.assert_allclose(clf.history_[-4, "mgs_penalty"], 0.2, rtol=1e-12)
     unit = clf.net_.criterion_.penalty.scale_

@@ -255,7 +255,7 @@ def test_no_goal_is_judged_without_rows_of_mgs_and_of_rivals():
 def test_goals_follow_the_rows(rows):
     verdicts = {line[0]: line[1:] for line in goals.goals(rows)}
     below = next(v for k, v in verdicts.items() if "37.25" in k)
-    assert below == ["36.00 % (1 seed)", "met"]
+    assert below == ["MGS trace 36.00 % (1 seed)", "met"]
     decay = next(v for k, v in verdicts.items() if "tuned L2" in k)
     assert decay == [
         "h = 300: MGS trace 36.00, L2 42.00 (1 seed)",

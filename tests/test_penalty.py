@@ -32,15 +32,18 @@ def step(penalty, module, X, targets, **options):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("relative", [False, True], ids=["", "relative"])
 @pytest.mark.parametrize("centered", [False, True, "class"])
 @pytest.mark.parametrize("layers", ["all", "hidden", "first", "balanced"])
 @pytest.mark.parametrize("outputs", ["all", "target", "sum"])
 @pytest.mark.parametrize("metric", ["trace", "det"])
-def test_value_and_gradient_equal_the_loop(problem, metric, outputs, layers, centered, weighted):
+def test_value_and_gradient_equal_the_loop(
+    problem, metric, outputs, layers, centered, relative, weighted
+):
     module, X, targets = problem
     fraction = 0.5 if metric == "trace" else 1.0
     w = fraction * torch.tensor([1.0, 2.0, 3.0, 1.0, 0.0, 1.0, 2.0]).double() if weighted else None
-    options = {"outputs": outputs, "centered": centered, "jitter": 1e-2}
+    options = {"outputs": outputs, "relative": relative, "centered": centered, "jitter": 1e-2}
     penalty = MGSPenalty(metric, layers=layers, **options).calibrate(module, X, targets, w)
     assert float(step(penalty, module, X, targets, sample_weight=w).detach()) == pytest.approx(1)
     with torch.no_grad():  # the scale and the weights of layers stay as calibrated
@@ -60,6 +63,68 @@ def test_balanced_weights_are_the_layers_own_traces(problem):
     for name, weight in penalty.layer_weights_.items():
         own = mgs_metric(loop_gram(module, X, layers={name: 1.0}))
         assert weight * float(own.detach()) == pytest.approx(1 / 3)
+
+
+def test_relative_gradients_are_those_of_a_map_in_front_of_each_layer(problem):
+    module, X, _ = problem
+    penalty = MGSPenalty("trace", relative=True).calibrate(module, X)
+    linears = [m for m in module if isinstance(m, nn.Linear)]
+    maps = [nn.Linear(m.in_features, m.in_features).double() for m in linears]
+    for m in maps:
+        nn.init.eye_(m.weight)
+        nn.init.zeros_(m.bias)
+    layers = [
+        layer for m in module for layer in ([maps[linears.index(m)], m] if m in linears else [m])
+    ]
+    mapped = nn.Sequential(*layers).requires_grad_(False)
+    for m in maps:
+        m.requires_grad_()
+    want = mgs_metric(loop_gram(mapped, X))
+    assert float(penalty.scale_) == pytest.approx(float(want.detach()), rel=1e-12)
+
+
+def test_relative_gradients_of_a_convolution():
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(2, 3, 2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 2), nn.LayerNorm(2)
+    ).double()
+    X = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    penalty = MGSPenalty("trace", relative=True).calibrate(module, X)
+    J = torch.func.vmap(
+        torch.func.jacrev(lambda p, x: torch.func.functional_call(module, p, x[None])[0]),
+        (None, 0),
+    )
+    J = {name: g.flatten(0, 1) for name, g in J(dict(module.named_parameters()), X).items()}
+    want = 0.0
+    for name in ("0", "3"):
+        W = module.get_submodule(name).weight.flatten(1)
+        dW = J[f"{name}.weight"].flatten(2)
+        db = J[f"{name}.bias"] @ W
+        want += ((W.T @ dW).square().sum() + db.square().sum()).item() / 4
+    assert float(penalty.scale_) == pytest.approx(want, rel=1e-12)
+
+
+def test_relative_gradients_ignore_how_layers_share_the_scale(problem):
+    module, X, _ = problem
+    module = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES)).double()
+    penalties = [
+        MGSPenalty(layers="first", relative=r).calibrate(module, X) for r in (False, True)
+    ]
+    f = module(X)
+    with torch.no_grad():  # the same function
+        for p in module[0].parameters():
+            p.mul_(10)
+        module[2].weight.div_(10)
+    torch.testing.assert_close(module(X), f)
+    plain, relative = (float(step(p, module, X, None).detach()) for p in penalties)
+    assert relative == pytest.approx(1, rel=1e-12)
+    assert plain == pytest.approx(0.01, rel=1e-12)
+
+
+def test_no_layer_with_relative_gradients():
+    module, X = nn.Sequential(nn.Flatten(), nn.LayerNorm(3)), torch.ones(4, 3)
+    with pytest.raises(ValueError, match=r"None of the layers .* has relative gradients"):
+        MGSPenalty(relative=True).calibrate(module, X)
 
 
 @pytest.mark.parametrize("centered", [False, True, "class"])

@@ -72,6 +72,11 @@ COMPETITORS = {
                 *_grid("mgs_strength", (0.03, 0.5, 5.0), mgs_layers="first"),
             ),
         ),
+        Competitor("MGS all, relative", _grid("mgs_strength", MGS, mgs_relative=True)),
+        Competitor(
+            "MGS first, relative",
+            _grid("mgs_strength", MGS, mgs_layers="first", mgs_relative=True),
+        ),
         Competitor("MGS balanced", _grid("mgs_strength", MGS, mgs_layers="balanced")),
         Competitor("MGS centred", _grid("mgs_strength", MGS, mgs_centered=True)),
         Competitor("MGS class-centred", _grid("mgs_strength", MGS, mgs_centered="class")),

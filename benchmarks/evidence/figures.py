@@ -21,6 +21,7 @@ COLORS = {
     "MGS trace": "tab:red",
     "MGS first": "tab:orange",
     "MGS + L2": "tab:pink",
+    "MGS all, relative": "k",
 }
 """The competitors that have a line in the figures of scores."""
 

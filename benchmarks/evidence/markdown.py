@@ -7,7 +7,16 @@ from benchmarks.evidence.stats import Table
 
 VARIANTS = [name for name in COMPETITORS if name.startswith("MGS")]
 RIVALS = [name for name, c in COMPETITORS.items() if not c.lone and name not in VARIANTS]
-METHODS = [*RIVALS, "MGS trace", "MGS det", "MGS first", "MGS all or first", "MGS + L2"]
+METHODS = [
+    *RIVALS,
+    "MGS trace",
+    "MGS det",
+    "MGS first",
+    "MGS all or first",
+    "MGS all, relative",
+    "MGS first, relative",
+    "MGS + L2",
+]
 OUTSIDE = [name for name, c in COMPETITORS.items() if c.lone]
 
 

@@ -14,7 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-MAIN = ("none", "L2", "dropout", "early stopping", "MGS trace", "MGS first", "MGS + L2")
+MAIN = (
+    "none",
+    "L2",
+    "dropout",
+    "early stopping",
+    "MGS trace",
+    "MGS first",
+    "MGS + L2",
+    "MGS all, relative",
+)
 USUAL = (
     *MAIN,
     "label smoothing",
@@ -22,6 +31,7 @@ USUAL = (
     "input Jacobian",
     "MGS all or first",
     "MGS hidden",
+    "MGS first, relative",
 )
 USUAL_REGRESSION = tuple(name for name in USUAL if name != "label smoothing")
 REST = (
@@ -156,11 +166,27 @@ PLAN = (
     _tabular(USUAL, range(1)),
     _mnist(100, USUAL, range(1)),
     _mnist(300, USUAL, range(1)),
+    _mnist(1000, USUAL, range(1)),
     _regressions(USUAL_REGRESSION, range(1), REGRESSIONS[:4]),
     Block("D", REGRESSIONS, ("MC dropout, published",), (0.0,), range(20), hidden=(50,)),
     _mnist1d(61, (0.15,), (*MAIN, "input Jacobian"), range(1)),
-    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS first"), range(1)),
-    _mnist(1000, USUAL, range(1)),
+    _mnist1d(
+        300, (0.15,), ("none", "L2", "MGS trace", "MGS first", "MGS all, relative"), range(1)
+    ),
+    _mnist1d(61, (0.15,), (*MAIN, "input Jacobian"), range(1, 5)),
+    _mnist1d(104, (0.15,), ("L2", "MGS all, relative"), range(3)),
+    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS all, relative"), range(1, 3)),
+    _mnist1d(61, (0.15,), (*MAIN, "input Jacobian"), range(5, 10)),
+    _mnist1d(300, (0.15,), ("none", "L2", "MGS trace", "MGS all, relative"), range(3, 10)),
+    _mnist1d(104, (0.15,), ("none", "MGS + L2", "MGS trace"), range(3)),
+    _mnist1d(300, (0.15,), ("MGS + L2", "dropout", "early stopping"), range(1)),
+    _mnist(300, USUAL, range(1, 3)),
+    _regressions(("none", "L2", "MGS trace", "MGS first", "MGS all, relative"), range(5)),
+    _tabular(USUAL, range(1, 2)),
+    _mnist(100, USUAL, range(1, 3)),
+    _mnist1d(61, (0.15,), ("L2", "MGS + L2", "MGS trace"), range(1, 3)),
+    _mnist1d(300, (0.15,), ("MGS trace", "L2"), range(3)),
+    _mnist1d(104, (0.15,), ("L2", "MGS trace", "MGS + L2"), range(1)),
     _tabular(REFERENCES[:2], range(1)),
     _tabular(REST, range(1)),
     _mnist(100, (*REST, "linear"), range(1)),

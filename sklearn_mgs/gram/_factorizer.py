@@ -119,7 +119,7 @@ class Factorizer:
     """Factors of the per-sample gradients of any part of the samples.
 
     Parameters are those of `sklearn_mgs.gram.gram_matrix`; with `sample_weight`, layers are
-    balanced by weighted means.
+    balanced by weighted means. Relative gradients (see `LayerwiseKernel`) want "layerwise".
 
     Attributes
     ----------
@@ -137,6 +137,7 @@ class Factorizer:
         outputs: str = "all",
         targets: Tensor | None = None,
         layers: str | Mapping[str, float] = "all",
+        relative: bool = False,
         implementation: str = "auto",
         generator: torch.Generator | None = None,
         sample_weight: Tensor | None = None,
@@ -153,13 +154,13 @@ class Factorizer:
         self._direction = None
         if outputs == "random":
             self._direction = directions(self.example, "random", generator=generator)
-        self._kernel = self._make_kernel(implementation)
+        self._kernel = self._make_kernel(implementation, relative)
         self.chunk_size = chunk_size or self._fitting_chunk()
         if layers == "balanced":
             balance = partial(self._balanced, sample_weight)
             self.weights, self.chunk_size = with_halved_chunks(balance, self.chunk_size)
 
-    def _make_kernel(self, implementation: str) -> LayerwiseKernel | None:
+    def _make_kernel(self, implementation: str, relative: bool) -> LayerwiseKernel | None:
         """Layerwise kernel, or None for whole gradients."""
         self.plan, owned = Plan(), parameter_layers(self.module)
         module = self.module
@@ -168,7 +169,7 @@ class Factorizer:
         if implementation != "jacobian":
             self.plan = make_plan(module, self.X, self.outputs in ("all", "full"))
             if implementation != "auto" or _resolved(module, self.plan)[0] == "layerwise":
-                return LayerwiseKernel(module, self.plan, self.weights)
+                return LayerwiseKernel(module, self.plan, self.weights, relative)
         self._names = [parameter for layer in self.weights for parameter in owned[layer]]
         self._strategy = choose_strategy(module, self.X, self._names)
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from sklearn_mgs.gram._backends import twice_differentiable
 from sklearn_mgs.gram._jacobian import per_sample_gradients
@@ -86,11 +87,23 @@ class LayerwiseKernel:
         From `make_plan`.
     layers : iterable of str
         Names of the layers that take part.
+    relative : bool, default=False
+        Whether gradients are those with respect to an affine map, now the identity, in front of
+        each layer: relative changes ``W (I + E)`` and ``b + W e`` of its parameters. Only linear
+        layers, and convolutions without groups, have them.
+
+    Raises
+    ------
+    ValueError
+        If no layer has relative gradients.
     """
 
-    def __init__(self, module: nn.Module, plan: Plan, layers: Iterable[str]):
+    def __init__(
+        self, module: nn.Module, plan: Plan, layers: Iterable[str], relative: bool = False
+    ):
         self.module = module
         self._plan = plan
+        self._relative = relative
         self._contexts = twice_differentiable(module)
         self._ruled: dict[nn.Module, tuple] = {}
         self._batch_norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
@@ -98,8 +111,17 @@ class LayerwiseKernel:
             if name in plan.ruled:
                 layer = module.get_submodule(name)
                 local = plan.ruled[name]
-                self._ruled[layer] = name, find_rule(layer), "weight" in local, "bias" in local
+                if not relative or (_is_matrix(layer) and "weight" in local):
+                    self._ruled[layer] = name, find_rule(layer), "weight" in local, "bias" in local
         self._fallback = [name for name in plan.fallback if name.rpartition(".")[0] in layers]
+        if relative:
+            self._fallback = []
+            if not self._ruled:
+                raise ValueError(
+                    f"None of the layers {list(layers)} has relative gradients: only linear "
+                    "layers and convolutions without groups do, with a trainable weight. Use "
+                    "relative=False."
+                )
 
     def record(self) -> Tape:
         """Context for the forward pass; a ValueError if samples interact in it."""
@@ -137,6 +159,8 @@ class LayerwiseKernel:
                 _, rule, weight, bias = self._ruled[layer]
                 a = a if torch.is_grad_enabled() else a.detach()
                 pair = rule(layer, promoted(a), promoted(D), weight, bias)
+                if self._relative:
+                    pair = pair[0], pair[1] @ promoted(layer.weight).flatten(1)
                 calls.setdefault(layer, []).append(pair)
         result: dict[str, list[Factors]] = {}
         for layer, pairs in calls.items():
@@ -151,6 +175,12 @@ class LayerwiseKernel:
                 layer_name = name.rpartition(".")[0]
                 result.setdefault(layer_name, []).append(Factors.of_gradients(g, separate))
         return result
+
+
+def _is_matrix(layer: nn.Module) -> bool:
+    """Whether the layer multiplies its input, or patches of it, by its weight."""
+    convolution = isinstance(layer, _ConvNd) and not layer.transposed and layer.groups == 1
+    return isinstance(layer, nn.Linear) or convolution
 
 
 def _joined(pairs: list[tuple[Tensor | None, Tensor]]) -> tuple[Tensor | None, Tensor]:

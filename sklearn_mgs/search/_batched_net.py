@@ -169,7 +169,9 @@ class BatchedMLP:
         mask = a.new_empty(n, units).bernoulli_(keep, generator=generator).div_(keep)
         return mask.T.expand_as(a)
 
-    def output_gradients(self, tape: Pass, V: Tensor) -> tuple[list[Tensor], list]:
+    def output_gradients(
+        self, tape: Pass, V: Tensor, overwrite: bool = True
+    ) -> tuple[list[Tensor], list]:
         """Derivatives of V·f (V of shape (M, C, k, n)) with respect to each layer's output.
 
         Returns
@@ -177,8 +179,8 @@ class BatchedMLP:
         D : list of Tensor of shape (M, out, k * n)
             ``D_L = V``, ``D_l = (W_{l+1}ᵀ D_{l+1}) ∘ φ'(Z_l)``, from the first layer to the last.
         unsloped : list of Tensor
-            The same without the factor φ', for all layers but the last; overwritten by D where
-            there is no curvature, and no autograd.
+            The same without the factor φ', for all layers but the last; they may be overwritten
+            by D where there is no curvature, and no autograd.
         """
         k = V.shape[2]
         D: list[Tensor] = [V.flatten(2)]
@@ -187,11 +189,17 @@ class BatchedMLP:
             W = self.weights[layer].mT
             out = self.buffers(f"direction{layer - 1}", *W.shape[:2], D[0].shape[2])
             product = torch.bmm(W, D[0], out=out)
-            if tape.curvatures[layer - 1] is not None:  # the product is needed once more
+            if tape.curvatures[layer - 1] is not None or not overwrite:  # needed once more
                 out = self.buffers(f"sloped{layer - 1}", *product.shape)
             unsloped.insert(0, product)
             D.insert(0, times(product, tape.slopes[layer - 1], k, out=out))
         return D, unsloped
+
+    def relative_gradients(self, D: list[Tensor], unsloped: list[Tensor]) -> list[Tensor]:
+        """Derivatives with respect to each layer's input, ``Wᵀ D``."""
+        W = self.weights[0].mT
+        out = self.buffers("relative", *W.shape[:2], D[0].shape[2])
+        return [torch.bmm(W, D[0], out=out), *unsloped]
 
     def input_gradients(self, tape: Pass, V: Tensor) -> Tensor:
         """Derivatives of V·f with respect to the inputs, shape (M, in, k * n)."""

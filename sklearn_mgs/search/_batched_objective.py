@@ -68,7 +68,9 @@ class BatchedPenalty:
     def value(self, net: BatchedMLP, tape: Pass, V: Tensor, batch, targets) -> Tensor:
         """Strength times metric over its initial value, shape (M,), by the lone fit's formula."""
         k = V.shape[2]
-        D, _ = net.output_gradients(tape, V)
+        D, unsloped = net.output_gradients(tape, V)
+        if self.penalty.relative:
+            D = net.relative_gradients(D, unsloped)
         layers = [
             # A layer's share is quadratic in D.
             (A.mT, (d * w.sqrt()).unflatten(2, (k, -1)).permute(0, 3, 2, 1).flatten(2))

@@ -64,7 +64,7 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         As in `MLPClassifier`.
     alpha, l1 : object
         As in `MLPClassifier`; not used where `alphas` or `l1s` are given.
-    mgs_metric, mgs_outputs, mgs_layers, mgs_centered, mgs_batch_size : object
+    mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size : object
         As in `MLPClassifier`.
     dropout, input_noise, label_smoothing, jacobian_strength, gradient_strength : object
         As in `MLPClassifier`.
@@ -173,6 +173,7 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         mgs_metric="trace",
         mgs_outputs="auto",
         mgs_layers="all",
+        mgs_relative=False,
         mgs_centered=False,
         mgs_batch_size=None,
         dropout=0.0,
@@ -223,6 +224,7 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         self.mgs_metric = mgs_metric
         self.mgs_outputs = mgs_outputs
         self.mgs_layers = mgs_layers
+        self.mgs_relative = mgs_relative
         self.mgs_centered = mgs_centered
         self.mgs_batch_size = mgs_batch_size
         self.dropout = dropout

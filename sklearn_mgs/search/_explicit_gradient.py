@@ -55,7 +55,7 @@ def _backward(net: BatchedMLP, tape: Pass, G: Tensor, trace: _Trace | None) -> N
     weights, L = net.weights, len(net.weights)
     for layer in reversed(range(L)):
         dW = torch.bmm(G, tape.inputs[layer].mT, out=net.gradients.parts[layer])
-        if trace is not None and layer:
+        if trace is not None and layer in trace.U:
             dW.baddbmm_(trace.D[layer], trace.U[layer].mT, alpha=2)
         torch.sum(G, 2, keepdim=True, out=net.gradients.parts[L + layer])
         if layer:
@@ -79,7 +79,7 @@ class _Trace:
     D : list of Tensor of shape (M, out, k * n)
         Output gradients; those of the first layer are overwritten.
     U : dict of int to Tensor of shape (M, in, k * n)
-        Half the adjoint of ``Wᵀ D`` of each layer but the first.
+        Half the adjoint of ``Wᵀ D`` of each layer but the first, or relative gradients' of all.
     """
 
     def __init__(self, objective, net: BatchedMLP, tape: Pass, batch, targets, generator):
@@ -93,7 +93,9 @@ class _Trace:
             V = objective.directions(tape.output, batch, generator)
         self.k = V.shape[2]
         self.tape = tape
-        self.D, self.unsloped = net.output_gradients(tape, V)
+        self.relative = penalty.penalty.relative
+        self.D, self.unsloped = net.output_gradients(tape, V, overwrite=not self.relative)
+        self.factors = net.relative_gradients(self.D, self.unsloped) if self.relative else self.D
         self._squares(penalty.strengths * batch.shares(), batch)
         self._adjoint(net)
 
@@ -105,7 +107,7 @@ class _Trace:
         """The value, and the factors of its adjoints; all layers' at once."""
         x2 = batch.of_models(batch.X.square().sum(2).unsqueeze(1))
         a2 = torch.cat([x2, *map(self._squared_norms, self.tape.inputs[1:])], 1)
-        d2 = torch.cat([self._squared_norms(D, self.k) for D in self.D], 1)
+        d2 = torch.cat([self._squared_norms(D, self.k) for D in self.factors], 1)
         self.output_factors = torch.addcmul(r, r, a2)  # r (‖a‖² + 1)
         self.input_factors = d2 * r
         self.value = (self.output_factors * d2).sum((1, 2))
@@ -122,24 +124,35 @@ class _Trace:
         self.U: dict[int, Tensor] = {}
         self.curvature: dict[int, Tensor] = {}
         E = None
-        for layer in range(len(self.D) - 1):
-            E = self._add_own(E, layer)
-            slope, curvature = self.tape.slopes[layer], self.tape.curvatures[layer]
-            if curvature is not None:
-                product = torch.mul(E, self.unsloped[layer], out=self.unsloped[layer])
-                product = product if self.k == 1 else product.unflatten(2, (self.k, -1)).sum(2)
-                self.curvature[layer] = times(product, curvature, out=product)
-            U = self.U[layer + 1] = times(E, slope, self.k, out=E)
-            if layer + 2 < len(self.D):
-                W = net.weights[layer + 1]
-                out = self.buffers(f"adjoint{layer + 1}", *W.shape[:2], U.shape[2])
+        for layer, W in enumerate(net.weights):
+            if layer:
+                self._add_slope_adjoint(E, layer - 1)
+                E = times(E, self.tape.slopes[layer - 1], self.k, out=E)
+            if layer or self.relative:
+                self.U[layer] = self._add_own(E, layer) if self.relative else E
+            if layer + 1 == len(net.weights):
+                return
+            if layer in self.U:
+                U = self.U[layer]
+                out = self.buffers(f"adjoint{layer}", *W.shape[:2], U.shape[2])
                 E = torch.bmm(W, U, out=out)
+            if not self.relative:
+                E = self._add_own(E, layer)
+
+    def _add_slope_adjoint(self, E: Tensor, layer: int) -> None:
+        """Keep half the adjoint of the slopes above `layer`, where they are not constant."""
+        curvature = self.tape.curvatures[layer]
+        if curvature is not None:
+            product = self.unsloped[layer]
+            product = torch.mul(E, product, out=None if self.relative else product)
+            product = product if self.k == 1 else product.unflatten(2, (self.k, -1)).sum(2)
+            self.curvature[layer] = times(product, curvature, out=product)
 
     def _add_own(self, E: Tensor | None, layer: int) -> Tensor:
         """Add half the adjoint of D through the layer's own share, r (‖a‖² + 1) D."""
-        factor, D = self.output_factors[:, layer : layer + 1], self.D[layer]
+        factor, D = self.output_factors[:, layer : layer + 1], self.factors[layer]
         factor = factor if self.k == 1 else factor.repeat(1, 1, self.k)
-        # The first layer's D is not needed again.
+        # The first layer's is not needed again.
         return D.mul_(factor) if E is None else E.addcmul_(D, factor)
 
     def add_input_gradient(self, G: Tensor, layer: int) -> None:

@@ -67,7 +67,7 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         As in `MLPRegressor`.
     alpha, l1 : object
         As in `MLPRegressor`; not used where `alphas` or `l1s` are given.
-    mgs_metric, mgs_outputs, mgs_layers, mgs_centered, mgs_batch_size : object
+    mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size : object
         As in `MLPRegressor`.
     dropout, input_noise, jacobian_strength, gradient_strength : object
         As in `MLPRegressor`.
@@ -177,6 +177,7 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         mgs_metric="trace",
         mgs_outputs="auto",
         mgs_layers="all",
+        mgs_relative=False,
         mgs_centered=False,
         mgs_batch_size=None,
         dropout=0.0,
@@ -226,6 +227,7 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
         self.mgs_metric = mgs_metric
         self.mgs_outputs = mgs_outputs
         self.mgs_layers = mgs_layers
+        self.mgs_relative = mgs_relative
         self.mgs_centered = mgs_centered
         self.mgs_batch_size = mgs_batch_size
         self.dropout = dropout
