@@ -46,7 +46,10 @@ def arguments(description, repeats=5, flags=(), **options):
 
 
 def row(what, ratio, target, detail, at_least=False):
-    """Print one line of a table of ratios."""
+    """Print one line of a table of ratios; without a target, the ratio alone."""
+    if target is None:
+        print(f"{what:62} {ratio:8.2f} {'':13} {detail}")
+        return
     holds = ratio >= target if at_least else ratio <= target
     sign = ">=" if at_least else "<="
     print(f"{what:62} {ratio:8.2f} {sign} {target:<5g} {'yes' if holds else 'NO':4} {detail}")

@@ -98,3 +98,30 @@ def draw_noise(table: Table, path: Path, ylabel: str) -> None:
     axes[0, 0].set_ylabel(ylabel)
     axes[0, -1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     save(figure, path)
+
+
+def draw_errors(panels: dict[str, tuple[dict[str, list[float]], float]], path: Path) -> None:
+    """Test errors by method, best first: a panel for each net.
+
+    `panels` has by title the errors of each method in %, a value per seed, and the error of the
+    published net without regulariser on clean labels.
+    """
+    tallest = max((len(errors) for errors, _ in panels.values()), default=0)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.4 * len(panels), 1.0 + 0.28 * tallest), squeeze=False
+    )
+    for ax, (title, (errors, clean)) in zip(axes[0], panels.items()):
+        names = sorted(errors, key=lambda name: -np.mean(errors[name]))
+        for y, name in enumerate(names):
+            values = errors[name]
+            color = "tab:red" if name.startswith("MGS") else "0.55"
+            ax.plot(np.mean(values), y, "o", color=color, ms=8)
+            ax.plot(values, [y] * len(values), "k.", ms=3)
+        ax.axvline(clean, color="k", ls=":", lw=1.2)
+        ax.set_title(title, fontsize=10)
+        ax.set(yticks=range(len(names)), yticklabels=names, xlabel="test error in %")
+        ax.set_ylim(-0.7, len(names) - 0.3)
+        ax.grid(axis="y", alpha=0.3)
+        ax.tick_params(labelsize=8)
+    figure.tight_layout()
+    save(figure, path)

@@ -35,7 +35,7 @@ def write_page(rows, path: Path) -> None:
         "tabular": tabular(rows, images / "evidence_ranks.png"),
         "layers": layers(rows),
         "mnist": mnist(rows, images / "evidence_mnist.png"),
-        "mnist1d": mnist1d(rows),
+        "mnist1d": mnist1d(rows, images / "evidence_mnist1d.png"),
         "regression": regression(rows),
         "clean_tuning": clean_tuning(rows),
         "cost": cost(rows),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from benchmarks.evidence.competitors import COMPETITORS
+from benchmarks.evidence.figures import draw_errors
 from benchmarks.evidence.markdown import METHODS, OUTSIDE, bold, markdown
 from benchmarks.evidence.stats import Table, make_table
 
@@ -15,7 +18,7 @@ PUBLISHED = {
 """Task A, the published unregularised net: test error in per cent by width."""
 
 
-def mnist1d(rows: list[dict]) -> str:
+def mnist1d(rows: list[dict], image: Path) -> str:
     """Task A: test error beside the published numbers."""
     columns: dict[tuple, dict[str, list[float]]] = {}
     for row in rows:
@@ -33,7 +36,26 @@ def mnist1d(rows: list[dict]) -> str:
         shown = [f"{values[w]:.2f}" if noise == level else "" for w, noise in cells]
         lines.append([f"published, none, {kind}", *shown])
     header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
-    return "Test error in %, mean ± standard error (seeds).\n\n" + markdown(header, lines)
+    draw_errors(
+        {
+            f"40-{w}-{w}-10, {100 * noise:g} % of the labels wrong": (
+                columns[w, noise],
+                PUBLISHED["clean labels"][w],
+            )
+            for w, noise in cells
+            if noise and len(columns[w, noise]) > 1
+        },
+        image,
+    )
+    return "\n\n".join(
+        [
+            "Test error in %, mean ± standard error (seeds).",
+            markdown(header, lines),
+            f"![Test errors on MNIST-1D](images/{image.name})",
+            "Large dots are means, small ones seeds, and the dotted line is the published error of the net "
+            "without a regulariser that was trained on *clean* labels.",
+        ]
+    )
 
 
 def _error(values: list[float] | None) -> str:
