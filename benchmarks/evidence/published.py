@@ -52,8 +52,8 @@ def mnist1d(rows: list[dict], image: Path) -> str:
             "Test error in %, mean ± standard error (seeds).",
             markdown(header, lines),
             f"![Test errors on MNIST-1D](images/{image.name})",
-            "Large dots are means, small ones seeds, and the dotted line is the published error of the net "
-            "without a regulariser that was trained on *clean* labels.",
+            "Large dots are means, small ones seeds, and the dotted line is the published error of "
+            "the net without a regulariser that was trained on *clean* labels.",
         ]
     )
 
