@@ -38,7 +38,7 @@ def mnist1d(rows: list[dict], image: Path) -> str:
     header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
     draw_errors(
         {
-            f"40-{w}-{w}-10, {100 * noise:g} % of the labels wrong": (
+            f"40-{w}-{w}-10, {100 * noise:g} % of labels redrawn": (
                 columns[w, noise],
                 PUBLISHED["clean labels"][w],
             )
@@ -52,7 +52,7 @@ def mnist1d(rows: list[dict], image: Path) -> str:
             "Test error in %, mean ± standard error (seeds).",
             markdown(header, lines),
             f"![Test errors on MNIST-1D](images/{image.name})",
-            "Large dots are means, small ones seeds, and the dotted line is the published error of "
+            "Large dots are means, small ones seeds; the dotted line is the published error of "
             "the net without a regulariser that was trained on *clean* labels.",
         ]
     )
