@@ -148,15 +148,18 @@ class _Run:
         gradients = output_gradients(f, at, v.expand(1, *f.shape), False)
         with torch.enable_grad():
             value = (f[0] * v).sum()
+        layers = {name: self.module.get_submodule(name) for name in ruled}
+        tensors = [getattr(layers[name], local) for name in ruled for local in ruled[name]]
+        want = iter(torch.autograd.grad(value, tensors, retain_graph=True, materialize_grads=True))
         D, errors, sizes = iter(gradients), [], []
         for name, parameters in ruled.items():
-            layer = self.module.get_submodule(name)
-            rows = [_row(layer, parameters, call, next(D)) for call in calls[name]]
-            tensors = [getattr(layer, parameter) for parameter in parameters]
-            want = torch.autograd.grad(value, tensors, retain_graph=True, materialize_grads=True)
-            G = promoted(torch.cat([g.flatten() for g in want]))
-            errors.append((sum(row for row in rows if row is not None) - G).norm())
+            G = promoted(torch.cat([next(want).flatten() for _ in parameters]))
             sizes.append(G.norm())
+            for call in calls[name]:
+                row = _row(layers[name], parameters, call, next(D))
+                if row is not None:
+                    G -= row
+            errors.append(G.norm())
         eps = max(torch.finfo(x.dtype).eps for x in (f, *gradients) if x is not None)
         size = torch.stack(sizes)
         allowed = max(1e-3, 8 * eps) * size + 10 * eps * size.norm()
@@ -218,9 +221,10 @@ def _row(layer: nn.Module, parameters: list[str], call: _Call, D: Tensor | None)
         return None
     rule, bias = find_rule(layer), "bias" in parameters
     assert rule is not None
-    A, D = rule(layer, promoted(call.input), promoted(D), "weight" in parameters, bias)
+    a, D = promoted(call.input[:1]), promoted(D[:, :1])
+    A, D = rule(layer, a, D, "weight" in parameters, bias)
     factors = Factors.of(A, D, bias, False, getattr(layer, "num_embeddings", 0))
-    return factors.combine(torch.eye(2, 1, dtype=D.dtype, device=D.device))[0]
+    return factors.combine(D.new_ones(1, 1))[0]
 
 
 def _guarded(module: nn.Module, X: Samples):
