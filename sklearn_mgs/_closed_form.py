@@ -97,11 +97,11 @@ class ClosedForm:
             if penalty is not None and i in penalty.U:
                 pairs.append((penalty.D[i], penalty.U[i]))
             if halves is None:
-                linear.weight.grad = _products(pairs, slice(None))
+                linear.weight.grad = _sum_of_products(pairs, slice(None))
             else:
                 middle = batch.n_samples // 2
                 parts = slice(0, middle), slice(middle, None)
-                halves.append(tuple(_products(pairs, part) for part in parts))
+                halves.append(tuple(_sum_of_products(pairs, part) for part in parts))
                 linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
             if i:
@@ -127,7 +127,7 @@ class ClosedForm:
         return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
 
 
-def _products(pairs: list[tuple[Tensor, Tensor]], part: slice) -> Tensor:
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], part: slice) -> Tensor:
     """Sum of ``Gᵀ A`` over pairs, of a part of the samples."""
     (G, A), *others = pairs
     total = G[part].mT @ A[part]

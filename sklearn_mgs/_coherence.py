@@ -106,7 +106,7 @@ class CoherenceGate:
             for p in parameters:
                 p.grad = None
             results.append(run())
-            gradients.append([p.grad for p in parameters])
+            gradients.append([_gradient(p) for p in parameters])
         weights = [i for i, p in enumerate(parameters) if p.ndim > 1]
         self.compare(*([g[i] for i in weights] for g in gradients))
         for p, a, b in zip(parameters, *gradients):
@@ -116,7 +116,7 @@ class CoherenceGate:
     @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Set `share_` from the gradients, and add L2's gradient."""
-        gradients = [w.grad for w in weights]
+        gradients = [_gradient(w) for w in weights]
         if self.measure == "trend":
             self._follow(gradients)
             if (self._n_steps - 1) % RENEWAL == 0:
@@ -127,7 +127,7 @@ class CoherenceGate:
             if self._coherence is None:
                 signs = [w.sign() for w in weights] if l1 else []
                 pull, unit = _pull(weights, signs, alpha, l1)
-                self._coherence = _cosine_of_sum(*_products(gradients, pull, unit))
+                self._coherence = _cosine_of_sum(*inner_products(gradients, pull, unit))
             self.share_ = (self._coherence >= self.threshold).to(weights[0].dtype)
         if alpha:
             for w, gradient in zip(weights, gradients):
@@ -147,7 +147,7 @@ class CoherenceGate:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
         signs = [w.sign() for w in weights] if l1 else []
         pull, unit = _pull(weights, signs, alpha, l1)
-        gg, gr, rr = _products(self._mean, pull, unit)
+        gg, gr, rr = inner_products(self._mean, pull, unit)
         if l1:  # of the weights that are not zero; where they are, so is the pull
             gg = _squared_norm([m * sign for m, sign in zip(self._mean, signs)])
         self._coherence = _cosine_of_sum(gg, gr, rr)
@@ -225,9 +225,18 @@ def _free(sign: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
     return m.abs().addcmul_(sign, sign, value=2 * l1).gt_(least)
 
 
-def _products(a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0) -> tuple[Tensor, ...]:
+def inner_products(
+    a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0
+) -> tuple[Tensor, ...]:
     """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
     return _squared_norm(a), unit * _inner(a, b), unit**2 * _squared_norm(b)
+
+
+def _gradient(p: Tensor) -> Tensor:
+    """The gradient, set to zeros where the pass did not come by."""
+    if p.grad is None:
+        p.grad = torch.zeros_like(p)
+    return p.grad
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -241,7 +250,7 @@ def _squared_norm(a: Sequence[Tensor]) -> Tensor:
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Cosine of the angle between two lists of tensors, each seen as one vector."""
-    aa, ab, bb = _products(a, b)
+    aa, ab, bb = inner_products(a, b)
     return _ratio(ab, aa, bb)
 
 

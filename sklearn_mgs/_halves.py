@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs._coherence import _products
+from sklearn_mgs._coherence import inner_products
 from sklearn_mgs._optimizer import regularized_weights
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 
-__all__ = ["HalvesTape", "one_pass_suffices"]
+__all__ = ["HalvesTape", "forget_gradients", "one_pass_suffices"]
 
 TOLERANCE = 1e3
 """Relative difference of values that are equal but for rounding, in machine epsilons."""
@@ -32,6 +32,7 @@ class HalvesTape:
 
     def __init__(self, module: nn.Module):
         self.layers = [m for m in module.modules() if _is_trained_linear(m)]
+        self._calls = dict.fromkeys(self.layers, 0)
         self._inputs: dict[nn.Module, Tensor] = {}
         self._adjoints: dict[nn.Module, Tensor] = {}
 
@@ -44,6 +45,7 @@ class HalvesTape:
             handle.remove()
 
     def _record(self, layer, args, output) -> None:
+        self._calls[layer] += 1
         self._inputs[layer] = args[0]
         output.register_hook(partial(self._adjoints.__setitem__, layer))
 
@@ -51,9 +53,9 @@ class HalvesTape:
     def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of the halves' parts a and b of the weights' gradients.
 
-        None if a layer has not been called, or not with one row for each sample.
+        None if a layer has not been called once, or not with one row for each sample.
         """
-        if any(m not in self._adjoints or self._inputs[m].dim() != 2 for m in self.layers):
+        if not all(map(self._is_plain, self.layers)):
             return None
         kernels = [
             _of_halves(self._inputs[m]) * _of_halves(self._adjoints[m]) for m in self.layers
@@ -62,6 +64,11 @@ class HalvesTape:
         gradients = [m.weight.grad.flatten() for m in self.layers]
         total = torch.stack([torch.dot(g, g) for g in gradients]).sum()
         return aa, (total - aa - bb) / 2, bb
+
+    def _is_plain(self, layer: nn.Module) -> bool:
+        """Whether the layer had one call, which led to the loss, with a row for each sample."""
+        led = self._calls[layer] == 1 and layer in self._adjoints
+        return led and self._inputs[layer].dim() == 2
 
 
 def _is_trained_linear(layer: nn.Module) -> bool:
@@ -102,23 +109,24 @@ def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object],
     except ValueError:
         return False
     with evaluating(module):
-        _clear(module)
+        forget_gradients(module)
         with HalvesTape(module) as tape:
             run(slice(0, n))
         found = tape.products()
         parts = []
         for share, part in zip(shares, (slice(0, n // 2), slice(n // 2, n))):
-            _clear(module)
+            forget_gradients(module)
             run(part)
             parts.append([w.grad if w.grad is None else share * w.grad for w in weights])
-        _clear(module)
+        forget_gradients(module)
     if found is None or any(g is None for part in parts for g in part):
         return False
-    one, two = torch.stack(found), torch.stack(_products(*parts))
+    one, two = torch.stack(found), torch.stack(inner_products(*parts))
     rounding = TOLERANCE * torch.finfo(one.dtype).eps * (two[0] + two[2])
     return bool(((one - two).abs() <= rounding).all())
 
 
-def _clear(module: nn.Module) -> None:
+def forget_gradients(module: nn.Module) -> None:
+    """Set all gradients to None."""
     for p in module.parameters():
         p.grad = None

@@ -155,6 +155,8 @@ class WeightRegularizer:
             self.coherence.decide(self.weights, self.alpha / n, self.l1 / n)
         elif self.alpha:
             for w in self.weights:
+                if w.grad is None:  # the pass did not come by
+                    w.grad = torch.zeros_like(w)
                 w.grad.add_(w, alpha=self.alpha / n)
 
     @torch.no_grad()

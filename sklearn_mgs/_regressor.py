@@ -97,7 +97,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         first layer's, or all with each layer's share divided by its initial value.
     mgs_relative : bool, default=False
         Whether gradients are those with respect to relative changes of the layers, ``W (I + E)``
-        and ``b + W e``, so that no layer lowers the penalty by a change of scale alone.
+        and ``b + W e``. The first layer's share then depends on the network's function alone, and
+        no longer on how the layers share its scale.
     mgs_centered : bool or "class", default=False
         Whether the kernel is centred: on the mean gradient of the mini-batch.
     mgs_batch_size : int, default=None

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from sklearn_mgs._coherence import COHERENCES, make_gate
 from sklearn_mgs._compiled import CompiledPasses
-from sklearn_mgs._halves import HalvesTape, one_pass_suffices
+from sklearn_mgs._halves import HalvesTape, forget_gradients, one_pass_suffices
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
 from sklearn_mgs.penalty import MGSPenalty
@@ -101,7 +101,7 @@ class _MGSNet:
                 f"does AccelerateMixin; got compile={self.compile}, coherence={self.coherence!r}. "
                 "Set compile=False and coherence='trend' or 'total'."
             )
-        self._new_penalty("all")  # raises for an unknown metric, layers or centring
+        self._new_penalty("all")  # raises for unknown options
 
     def _new_penalty(self, outputs):
         return MGSPenalty(
@@ -210,12 +210,18 @@ class _MGSNet:
             return self._half_passes(X, y, n, shares, fit_params)
         with HalvesTape(self.module_) as tape:
             step = self._passes(X, y, **fit_params)
-        gate.compare_products(*tape.products())
+        products = tape.products()
+        if products is None:  # in training the network takes other ways than when it was tried
+            self.one_pass_ = self.one_pass_[0], False
+            forget_gradients(self.module_)
+            return self._half_passes(X, y, n, shares, fit_params)
+        gate.compare_products(*products)
         return step
 
     def _one_pass_suffices(self, X, y, n, shares, fit_params):
-        """Whether it does: found out once for this module and criterion."""
-        setting = self.module_, self.criterion_
+        """Whether it does: found out once for this module, its trained part, and criterion."""
+        trained = [p.requires_grad for p in self.module_.parameters()]
+        setting = self.module_, self.criterion_, trained
         if self.compile or self.mgs_strength:  # the penalty differentiates twice
             return False
         if self.one_pass_ is None or self.one_pass_[0] != setting:
@@ -310,8 +316,8 @@ class _MGSNet:
 
     def __getstate__(self):
         # What a step leaves behind; the values may live on a device that the reader has not.
-        passing = dict.fromkeys(("compiled_", "one_pass_", "tape_", "value_", "values_"))
-        return {**super().__getstate__(), **passing}
+        passing = dict.fromkeys(("compiled_", "one_pass_", "tape_", "value_"))
+        return {**super().__getstate__(), **passing, "values_": [], "sizes_": []}
 
 
 def _first(output):

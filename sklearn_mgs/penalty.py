@@ -84,10 +84,12 @@ class MGSPenalty:
     :math:`(\langle a_i, a_j \rangle + 1) \langle W^\top d_i, W^\top d_j \rangle`. A ReLU
     network computes the same function when one layer's parameters grow and the next layer's
     weights shrink. The plain shares change by that, and can be lowered without any change of the
-    function; of the first layer the relative share depends on the function alone: it is the
-    squared norm of the input gradient, times :math:`\|x\|^2 + 1`. Linear layers and convolutions
-    without groups have such gradients, other layers take no part. The relative gradient is due
-    to Cardoso and Laheld (1996); its use in this penalty is our own definition.
+    function. Of the first layer the relative share depends on the function alone: it is the
+    squared norm of the input gradient, times :math:`\|x\|^2 + 1`; of later layers the weights'
+    part does not change, the biases' (the 1) does. Linear layers, and convolutions without groups,
+    whose weight no other layer shares have such gradients; other layers take no part. The
+    relative gradient is due to Cardoso and Laheld (1996); its use in this penalty is our own
+    definition.
 
     A penalty pickles and copies without the network it was used with.
 
@@ -118,6 +120,8 @@ class MGSPenalty:
             valid = [name for name in OUTPUTS if name != "full"]
             raise ValueError(f"Unknown outputs {outputs!r}; expected one of {valid}.")
         check_centered(centered)
+        if relative not in (False, True):
+            raise ValueError(f"relative must be True or False, got {relative!r}.")
         self.metric = metric
         self.outputs = outputs
         self.layers = layers

@@ -308,6 +308,79 @@ def test_where_one_pass_does_not_tell_halves_apart(forward):
     assert not any(m._forward_hooks for m in module.modules())
 
 
+OTHERWISE_IN_TRAINING = {
+    "skips a layer": lambda m, X: m.second(X if m.training else m.first(X)),
+    "calls it again": lambda m, X: m.second(m.first(m.first(X) if m.training else X)),
+}
+
+
+@pytest.mark.parametrize("gate", [{}, {"coherence_threshold": 0.5, "coherence": "total"}])
+def test_l2_acts_on_weights_that_the_loss_does_not_see(gate):
+    module = Written(OTHERWISE_IN_TRAINING["skips a layer"]).double()
+    before = module.first.weight.detach().clone()
+    net = MGSNeuralNetClassifier(
+        module,
+        criterion=nn.CrossEntropyLoss,
+        alpha=1.0,
+        max_epochs=1,
+        batch_size=-1,
+        lr=0.1,
+        train_split=None,
+        verbose=0,
+        **gate,
+    ).fit(*images())
+    n = len(images()[0])
+    after = net.module_.first.weight
+    torch.testing.assert_close(after, (1 - 0.1 / n) * before, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("forward", OTHERWISE_IN_TRAINING.values(), ids=OTHERWISE_IN_TRAINING)
+def test_a_network_that_differs_in_training_is_seen_through(forward):
+    def fit(one_pass):
+        torch.manual_seed(0)
+        module = Written(forward).double()
+        del module.norm
+        net = MGSNeuralNetClassifier(
+            module,
+            criterion=nn.CrossEntropyLoss,
+            alpha=1.0,
+            coherence="batch",
+            coherence_threshold=0.2,
+            max_epochs=2,
+            train_split=None,
+            verbose=0,
+        ).initialize()
+        if not one_pass:
+            trained = [p.requires_grad for p in net.module_.parameters()]
+            net.one_pass_ = (net.module_, net.criterion_, trained), False
+        return net.partial_fit(*images())
+
+    got, want = fit(True), fit(False)
+    assert got.one_pass_[1] is False
+    for a, b in zip(got.module_.parameters(), want.module_.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+def test_one_pass_is_tried_anew_when_weights_are_unfrozen():
+    module = nn.Sequential(
+        nn.Unflatten(1, (1, 9)), nn.Conv1d(1, 1, 1), nn.Flatten(), nn.Linear(9, 3)
+    )
+    module.double()[1].requires_grad_(False)
+    net = MGSNeuralNetClassifier(
+        module,
+        criterion=nn.CrossEntropyLoss,
+        coherence="batch",
+        coherence_threshold=0.2,
+        alpha=1.0,
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    ).fit(*images())
+    assert net.one_pass_[1]
+    net.module_[1].requires_grad_()
+    assert not net.partial_fit(*images()).one_pass_[1]
+
+
 def test_where_one_pass_tells_halves_apart():
     residual = Written(lambda m, X: m.second(torch.relu_(m.first(X)) + X)).double()
     del residual.norm

@@ -121,6 +121,17 @@ def test_relative_gradients_ignore_how_layers_share_the_scale(problem):
     assert plain == pytest.approx(0.01, rel=1e-12)
 
 
+def test_relative_shares_of_later_weights_ignore_the_scale_too():
+    torch.manual_seed(0)
+    layers = [nn.Linear(FEATURES, 8, bias=False), nn.ReLU(), nn.Linear(8, CLASSES, bias=False)]
+    module, X = nn.Sequential(*layers).double(), torch.randn(N, FEATURES, dtype=torch.float64)
+    penalty = MGSPenalty(relative=True).calibrate(module, X)
+    with torch.no_grad():
+        module[0].weight.mul_(10)
+        module[2].weight.div_(10)
+    assert float(step(penalty, module, X, None).detach()) == pytest.approx(1, rel=1e-12)
+
+
 def test_no_layer_with_relative_gradients():
     module, X = nn.Sequential(nn.Flatten(), nn.LayerNorm(3)), torch.ones(4, 3)
     with pytest.raises(ValueError, match=r"None of the layers .* has relative gradients"):

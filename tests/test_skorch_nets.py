@@ -140,6 +140,7 @@ def test_samples_that_interact_are_refused_with_the_remedy(images):
         ({"l1": float("nan")}, "l1 must be 0 or more"),
         ({"mgs_metric": "rank"}, "Unknown metric 'rank'.*trace.*det"),
         ({"mgs_metric": "det", "mgs_batch_size": 1}, "mgs_batch_size must be None or at least 2"),
+        ({"mgs_relative": "first"}, "relative must be True or False, got 'first'"),
         ({"coherence": "none"}, "coherence must be one of"),
     ],
 )

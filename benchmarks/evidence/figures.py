@@ -106,7 +106,7 @@ def draw_errors(panels: dict[str, tuple[dict[str, list[float]], float]], path: P
     `panels` has by title the errors of each method in %, a value per seed, and the error of the
     published net without regulariser on clean labels.
     """
-    tallest = max((len(errors) for errors, _ in panels.values()), default=0)
+    tallest = max(len(errors) for errors, _ in panels.values())
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.4 * len(panels), 1.0 + 0.28 * tallest), squeeze=False
     )

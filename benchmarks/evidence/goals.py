@@ -138,7 +138,7 @@ def _matches_mc_dropout(rows) -> list[str]:
     goal = "UCI regression, clean: within a standard error of MC dropout's RMSE on 4 of 5"
     clean = [row for row in rows if float(row["noise"]) == 0]
     figures, counts, n_cells = [], [], 0
-    for name in OURS:
+    for name in (*OURS, "MGS first", "MGS all or first"):
         table = make_table(clean, "D", ["MC dropout, published", name])
         if len(table.competitors) == 2:
             theirs, ours = table.scores.T

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_mgs._coherence import RENEWAL, TREND_DECAY, _cosine_of_sum, _products, strongest_share
+from sklearn_mgs._coherence import (
+    RENEWAL,
+    TREND_DECAY,
+    _cosine_of_sum,
+    inner_products,
+    strongest_share,
+)
 
 __all__ = ["BatchedGate"]
 
@@ -92,4 +98,4 @@ def _pull(weights, alpha, l1) -> list[Tensor]:
 
 def _inner_products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Inner products ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of each model, of shape (M,)."""
-    return torch.func.vmap(_products)(a, b)
+    return torch.func.vmap(inner_products)(a, b)

@@ -41,6 +41,7 @@ class Buffers:
             n, memory = math.prod(shape), self.memory.get(name, self.like)
             if len(memory) < n:
                 memory = self.memory[name] = self.like.new_empty(n)
+                self.views = {k: v for k, v in self.views.items() if k[0] != name}
             view = self.views[key] = memory[:n].view(shape)
         return view
 
