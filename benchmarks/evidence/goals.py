@@ -144,8 +144,8 @@ def _matches_mc_dropout(rows) -> list[str]:
             theirs, ours = table.scores.T
             matched = ours >= theirs - np.nan_to_num(table.errors).max(1)
             counts.append(int(matched.sum()))
-            n_cells = len(matched)
-            figures.append(f"{name} {counts[-1]} of {n_cells} ({seeds_of(table)})")
+            n_cells = max(n_cells, len(matched))
+            figures.append(f"{name} {counts[-1]} of {len(matched)} ({seeds_of(table)})")
     if not counts:
         return [goal, "", NOT_RUN]
     rest = "" if n_cells == 5 else ", not all sets run yet"
