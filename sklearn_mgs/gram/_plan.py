@@ -87,7 +87,7 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
                 plan.fallback[parameter] = why or "the parameter belongs to several layers"
             else:
                 plan.ruled.setdefault(name, []).append(parameter.rpartition(".")[2])
-    for name in runs[1].refuted(plan.ruled):
+    for name in () if _is_chain(module) else runs[1].refuted(plan.ruled):
         for local in plan.ruled.pop(name):
             plan.fallback[f"{name}.{local}".lstrip(".")] = _REFUTED
     if several_directions:
@@ -98,6 +98,15 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
 
 
 _REFUTED = "its calls alone don't make the gradient: its parameters or samples act elsewhere too"
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether torch's own layers follow one another: no other code sees parameters or samples."""
+    own = all(
+        type(m).__module__.startswith("torch.nn.modules.") for m in module.modules() if m != module
+    )
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    return type(module).forward is nn.Sequential.forward and own and not hooked
 
 
 class _Call(NamedTuple):
@@ -153,13 +162,13 @@ class _Run:
         want = iter(torch.autograd.grad(value, tensors, retain_graph=True, materialize_grads=True))
         D, errors, sizes = iter(gradients), [], []
         for name, parameters in ruled.items():
-            G = promoted(torch.cat([next(want).flatten() for _ in parameters]))
-            sizes.append(G.norm())
+            G = [promoted(next(want).flatten()) for _ in parameters]
+            sizes.append(_norm(G))
             for call in calls[name]:
                 row = _row(layers[name], parameters, call, next(D))
                 if row is not None:
-                    G -= row
-            errors.append(G.norm())
+                    G = [g - part for g, part in zip(G, row.split([len(g) for g in G]))]
+            errors.append(_norm(G))
         eps = max(torch.finfo(x.dtype).eps for x in (f, *gradients) if x is not None)
         size = torch.stack(sizes)
         allowed = max(1e-3, 8 * eps) * size + 10 * eps * size.norm()
@@ -225,6 +234,10 @@ def _row(layer: nn.Module, parameters: list[str], call: _Call, D: Tensor | None)
     A, D = rule(layer, a, D, "weight" in parameters, bias)
     factors = Factors.of(A, D, bias, False, getattr(layer, "num_embeddings", 0))
     return factors.combine(D.new_ones(1, 1))[0]
+
+
+def _norm(parts: list[Tensor]) -> Tensor:
+    return torch.stack([part.norm() for part in parts]).norm()
 
 
 def _guarded(module: nn.Module, X: Samples):

@@ -176,3 +176,16 @@ def test_explain_names_every_layer():
     assert reasons["head"][0].startswith("gram: inner products")
     assert reasons[""] == ["position: torch.func (shared): no rule for Transformer"]
     assert "never called" in reasons["block.self_attn.out_proj"][0]
+
+
+def test_a_chain_with_hooks_is_checked_like_any_module():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    X = torch.randn(5, 3, dtype=torch.float64)
+    assert all("gram: inner products" in reasons[0] for reasons in explain(net, X).values())
+    net[0].register_forward_hook(lambda layer, args, output: output.flip(0))
+    net[1].register_forward_hook(lambda layer, args, output: output.flip(0))
+    assert "elsewhere" not in str(explain(net, X)["2"])
+    assert "elsewhere" in str(explain(net, X)["0"])
+    K = gram_matrix(net, X, implementation="layerwise")
+    assert relative_error(K, loop_gram(net, X)) < 1e-10
