@@ -71,8 +71,7 @@ class ClosedForm:
             return False
         if self.weights is None:
             return True
-        penalty, size = self.objective.penalty, self.objective.mgs_batch_size
-        return _is_plain_trace(penalty) and penalty.outputs != "random" and size is None
+        return self.objective.penalty.splits and self.objective.mgs_batch_size is None
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:

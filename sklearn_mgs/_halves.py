@@ -21,8 +21,10 @@ TOLERANCE = 1e3
 class HalvesTape:
     """Context of a pass that records what the products of the halves' gradients are made of.
 
-    The gradient ``Σ d_i a_iᵀ`` of a linear layer's weight, over the samples of a half, has the
-    squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨d_i, d_j⟩``: the halves' gradients are never formed.
+    The gradient ``Σ g_i a_iᵀ`` of a linear layer's weight, over the samples of a half, has the
+    squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨g_i, g_j⟩``: the halves' gradients are never formed. With an
+    MGS penalty the weight is used twice, in ``z_i = W a_i`` and in ``p_i = Wᵀ d_i``, and its
+    gradient is ``Σ g_i a_iᵀ + d_i u_iᵀ``: as many samples more.
 
     Parameters
     ----------
@@ -33,8 +35,7 @@ class HalvesTape:
     def __init__(self, module: nn.Module):
         self.layers = [m for m in module.modules() if _is_trained_linear(m)]
         self._calls = dict.fromkeys(self.layers, 0)
-        self._inputs: dict[nn.Module, Tensor] = {}
-        self._adjoints: dict[nn.Module, Tensor] = {}
+        self._seen: dict[str, dict[nn.Module, Tensor]] = {name: {} for name in "agdu"}
 
     def __enter__(self) -> HalvesTape:
         self._handles = [m.register_forward_hook(self._record) for m in self.layers]
@@ -46,8 +47,19 @@ class HalvesTape:
 
     def _record(self, layer, args, output) -> None:
         self._calls[layer] += 1
-        self._inputs[layer] = args[0]
-        output.register_hook(partial(self._adjoints.__setitem__, layer))
+        self._seen["a"][layer] = args[0].detach()  # with its graph it would hold this tape
+        output.register_hook(partial(self._see_output_gradient, layer))
+        if args[0].requires_grad:
+            args[0].register_hook(partial(self._see_input_gradient, layer))
+
+    def _see_output_gradient(self, layer, gradient) -> None:
+        """Take ``d``, where it will be differentiated itself, or the loss's ``g``."""
+        self._seen["d" if torch.is_grad_enabled() else "g"][layer] = gradient.detach()
+
+    def _see_input_gradient(self, layer, gradient) -> None:
+        """Wait for ``u``, the adjoint of ``p``."""
+        if gradient.requires_grad:
+            gradient.register_hook(partial(self._seen["u"].__setitem__, layer))
 
     @torch.no_grad()
     def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -57,30 +69,35 @@ class HalvesTape:
         """
         if not all(map(self._is_plain, self.layers)):
             return None
-        kernels = [
-            _of_halves(self._inputs[m]) * _of_halves(self._adjoints[m]) for m in self.layers
-        ]
-        aa, bb = torch.stack(kernels).sum((0, 2, 3))
-        gradients = [m.weight.grad.flatten() for m in self.layers]
-        total = torch.stack([torch.dot(g, g) for g in gradients]).sum()
-        return aa, (total - aa - bb) / 2, bb
+        products = torch.stack([x for m in self.layers for x in self._with_first_half(m)])
+        aa, at, tt = products.view(-1, 3).sum(0).unbind()
+        return aa, at - aa, tt - 2 * at + aa
 
     def _is_plain(self, layer: nn.Module) -> bool:
         """Whether the layer had one call, which led to the loss, with a row for each sample."""
-        led = self._calls[layer] == 1 and layer in self._adjoints
-        return led and self._inputs[layer].dim() == 2
+        led = self._calls[layer] == 1 and layer in self._seen["g"]
+        return led and self._seen["a"][layer].dim() == 2
+
+    def _with_first_half(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
+
+        The first half's gradient is formed only where that costs less.
+        """
+        a, g, d, u = (self._seen[name].get(layer) for name in "agdu")
+        total, n = layer.weight.grad.flatten(), len(a)
+        first = slice(n // 2)
+        if u is None and n * sum(layer.weight.shape) < layer.weight.numel():
+            K = (a[first] @ a.mT) * (g[first] @ g.mT)
+            return K[:, first].sum(), K.sum(), torch.dot(total, total)
+        part = g[first].mT @ a[first]
+        if u is not None:
+            part.addmm_(d[first].mT, u[first])
+        part = part.flatten()
+        return torch.dot(part, part), torch.dot(part, total), torch.dot(total, total)
 
 
 def _is_trained_linear(layer: nn.Module) -> bool:
     return type(layer).forward is nn.Linear.forward and layer.weight.requires_grad
-
-
-def _of_halves(X: Tensor) -> Tensor:
-    """Inner products (2, n/2, n/2) of the rows of each half; a row of zeros makes n even."""
-    if len(X) % 2:
-        X = torch.cat([X.new_zeros(1, X.shape[1]), X])
-    X = X.reshape(2, -1, X.shape[1])
-    return X @ X.mT
 
 
 def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object], shares) -> bool:

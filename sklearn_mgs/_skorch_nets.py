@@ -154,7 +154,7 @@ class _MGSNet:
         if self.mgs_outputs != "auto":
             return self.mgs_outputs
         if output.ndim < 2 or output.shape[1] == 1:
-            return "all"
+            return "sum"  # the one there is: "all", in one direction
         return "target" if isinstance(self, NeuralNetClassifier) else "random"
 
     def _mgs_targets(self, y):
@@ -170,8 +170,8 @@ class _MGSNet:
             return super().infer(x, **fit_params)
 
     def _record(self):
-        training = torch.is_grad_enabled() and self.module_.training
-        if training and self.mgs_strength and self.penalty_ and self.mgs_batch_size is None:
+        wanted = self.mgs_strength and self.penalty_ and self.mgs_batch_size is None
+        if wanted and torch.is_grad_enabled():
             return self.penalty_.record(self.module_)
         return nullcontext()
 
@@ -221,9 +221,10 @@ class _MGSNet:
     def _one_pass_suffices(self, X, y, n, shares, fit_params):
         """Whether it does: found out once for this module, its trained part, and criterion."""
         trained = [p.requires_grad for p in self.module_.parameters()]
-        setting = self.module_, self.criterion_, trained
-        if self.compile or self.mgs_strength:  # the penalty differentiates twice
-            return False
+        penalty = self.penalty_ if self.mgs_strength else None
+        setting = self.module_, self.criterion_, trained, penalty, self.mgs_batch_size
+        if self.compile or (penalty and not (penalty.splits and penalty.outputs != "all")):
+            return False  # all outputs' gradients come at once, in a pass that can't be recorded
         if self.one_pass_ is None or self.one_pass_[0] != setting:
 
             def run(part):

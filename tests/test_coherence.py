@@ -351,14 +351,55 @@ def test_a_network_that_differs_in_training_is_seen_through(forward):
             verbose=0,
         ).initialize()
         if not one_pass:
-            trained = [p.requires_grad for p in net.module_.parameters()]
-            net.one_pass_ = (net.module_, net.criterion_, trained), False
+            net._one_pass_suffices = lambda *args: False
         return net.partial_fit(*images())
 
     got, want = fit(True), fit(False)
     assert got.one_pass_[1] is False
     for a, b in zip(got.module_.parameters(), want.module_.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+def residual():
+    torch.manual_seed(0)
+    module = Written(lambda m, X: m.second(torch.relu_(m.first(X)) + X)).double()
+    del module.norm
+    return module
+
+
+@pytest.mark.parametrize("make_module", [dense_net, residual])
+@pytest.mark.parametrize(
+    ("penalty", "one_pass"),
+    [
+        ({"outputs": "target"}, True),
+        ({"outputs": "sum", "layers": "hidden"}, True),
+        ({"outputs": "target", "layers": "first"}, True),
+        ({"outputs": "all"}, False),
+        ({"outputs": "random"}, False),
+        ({"outputs": "target", "relative": True}, False),
+        ({"outputs": "target", "centered": True}, False),
+        ({"outputs": "target", "metric": "det"}, False),
+        ({"outputs": "target", "batch_size": 5}, False),
+    ],
+    ids=str,
+)
+def test_one_pass_through_the_penalty_is_as_good_as_two(make_module, penalty, one_pass):
+    options = {f"mgs_{name}": value for name, value in penalty.items()}
+    options |= {"alpha": 1.0, "coherence": "batch", "coherence_threshold": 0.2}
+
+    def fit(two_passes):
+        net = module_net(make_module, mgs_strength=0.5, batch_size=7, **options).initialize()
+        if two_passes:
+            net._one_pass_suffices = lambda *args: False
+        torch.manual_seed(1)
+        return net.partial_fit(*images())
+
+    got, want = fit(False), fit(True)
+    assert (got.one_pass_ is not None and got.one_pass_[1]) == one_pass
+    for name in ("coherence", "regularized", "mgs_penalty", "train_loss"):
+        np.testing.assert_allclose(got.history[:, name], want.history[:, name], rtol=1e-10)
+    for a, b in zip(got.module_.parameters(), want.module_.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_one_pass_is_tried_anew_when_weights_are_unfrozen():
@@ -382,11 +423,9 @@ def test_one_pass_is_tried_anew_when_weights_are_unfrozen():
 
 
 def test_where_one_pass_tells_halves_apart():
-    residual = Written(lambda m, X: m.second(torch.relu_(m.first(X)) + X)).double()
-    del residual.norm
-    assert suffices(residual)
+    assert suffices(residual())
     assert suffices(nn.Sequential(*dense_net(), nn.Dropout(0.5)))
-    assert not suffices(residual, lambda Z, y: F.cross_entropy(Z, y) ** 2)
+    assert not suffices(residual(), lambda Z, y: F.cross_entropy(Z, y) ** 2)
 
 
 @pytest.mark.parametrize("measure", ["total", "batch", "trend"])
