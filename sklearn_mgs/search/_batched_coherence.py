@@ -84,9 +84,12 @@ class BatchedGate:
             self.free = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self.sums)]
 
 
-def _strength(alpha: Tensor | None, l1: Tensor | None) -> Tensor:
+def _strength(alpha: Tensor | None, l1: Tensor | None) -> Tensor | float:
     """Sum of the strengths (M, 1, 1), which moves with the mini-batch's size; 1 for none."""
-    strength = sum(s for s in (alpha, l1) if s is not None)
+    strengths = [s for s in (alpha, l1) if s is not None]
+    if not strengths:
+        return 1.0
+    strength = torch.stack(strengths).sum(0)
     return torch.where(strength > 0, strength, 1.0)
 
 
