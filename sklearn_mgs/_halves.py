@@ -47,6 +47,8 @@ class HalvesTape:
 
     def _record(self, layer, args, output) -> None:
         self._calls[layer] += 1
+        if not (args and output.requires_grad):  # by keyword, or no gradient comes this way
+            return
         self._seen["a"][layer] = args[0].detach()  # with its graph it would hold this tape
         output.register_hook(partial(self._see_output_gradient, layer))
         if args[0].requires_grad:
@@ -65,7 +67,8 @@ class HalvesTape:
     def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of the halves' parts a and b of the weights' gradients.
 
-        None if a layer has not been called once, or not with one row for each sample.
+        None if a layer has not been called once, or not with one row for each sample, or not in
+        the precision of its weight.
         """
         if not all(map(self._is_plain, self.layers)):
             return None
@@ -74,9 +77,11 @@ class HalvesTape:
         return aa, at - aa, tt - 2 * at + aa
 
     def _is_plain(self, layer: nn.Module) -> bool:
-        """Whether the layer had one call, which led to the loss, with a row for each sample."""
-        led = self._calls[layer] == 1 and layer in self._seen["g"]
-        return led and self._seen["a"][layer].dim() == 2
+        """Whether one call led to the loss, with a row for each sample, and no autocasting."""
+        if self._calls[layer] != 1 or layer not in self._seen["g"]:
+            return False
+        a, g = self._seen["a"][layer], self._seen["g"][layer]
+        return a.dim() == 2 and a.dtype == g.dtype == layer.weight.dtype
 
     def _with_first_half(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
