@@ -20,6 +20,8 @@ from sklearn_mgs._compiled import CompiledPasses
 from sklearn_mgs._halves import HalvesTape, forget_gradients, one_pass_suffices
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
+from sklearn_mgs.gram._layers import check_samples_apart, evaluating
+from sklearn_mgs.gram._samples import take
 from sklearn_mgs.penalty import MGSPenalty
 
 __all__ = ["MGSNeuralNetClassifier", "MGSNeuralNetRegressor"]
@@ -140,14 +142,16 @@ class _MGSNet:
         """Penalty in units of its value now, on samples spread evenly over the data set."""
         n = get_len(dataset)
         index = np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_SAMPLES)).astype(int))
-        batches = list(self.get_iterator(Subset(dataset, index.tolist()), training=False))
-        X, y = (
-            torch.cat([to_tensor(b[i], device=self.device) for b in map(unpack_data, batches)])
-            for i in (0, 1)
-        )
-        with torch.no_grad():
-            output = self.module_(X[:1])
+        batches = self.get_iterator(Subset(dataset, index.tolist()), training=False)
+        parts = [to_tensor(unpack_data(b), device=self.device) for b in batches]
+        X, y = tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        self._set_training(True)  # a module may keep a part of itself from it
+        check_samples_apart(self.module_)
+        with evaluating(self.module_), torch.no_grad():
+            output = super().infer(take(X, slice(1)))
         penalty = self._new_penalty(self._resolve_outputs(_first(output)))
+        # skorch calls a module of several inputs with a dict's items, but with a list as it is.
+        X = (X,) if isinstance(X, list) else X
         return penalty.calibrate(self.module_, X, self._mgs_targets(y))
 
     def _resolve_outputs(self, output):
@@ -159,7 +163,8 @@ class _MGSNet:
 
     def _mgs_targets(self, y):
         """Class indices, where `y` holds them."""
-        return y if isinstance(self, NeuralNetClassifier) and y.ndim == 1 else None
+        has_classes = isinstance(self, NeuralNetClassifier) and isinstance(y, Tensor)
+        return y if has_classes and y.ndim == 1 else None
 
     # ---------------------------------------------------------------- skorch's seams
 
@@ -184,10 +189,10 @@ class _MGSNet:
         tape, self.tape_ = self.tape_, None
         output = y_pred
         if tape is None:
-            part = to_tensor(X, device=self.device)[: self.mgs_batch_size]
+            part = slice(self.mgs_batch_size)
             with self.penalty_.record(self.module_) as tape:
-                output = self.module_(part)
-            y = y[: self.mgs_batch_size]
+                output = super().infer(take(to_tensor(X, device=self.device), part))
+            y = take(y, part)
         mgs = self.mgs_strength * self.penalty_(tape, _first(output), self._mgs_targets(y))
         self.value_ = mgs.detach()
         return loss + mgs
@@ -205,6 +210,7 @@ class _MGSNet:
         gate, n = self.regularizer_.coherence, get_len(X)
         if gate is None or gate.measure != "batch" or n < 2:
             return self._passes(X, y, **fit_params)
+        X, y = to_tensor((X, y), device=self.device)
         shares = (n // 2 / n, 1 - n // 2 / n)
         if not self._one_pass_suffices(X, y, n, shares, fit_params):
             return self._half_passes(X, y, n, shares, fit_params)
@@ -228,8 +234,9 @@ class _MGSNet:
         if self.one_pass_ is None or self.one_pass_[0] != setting:
 
             def run(part):
-                y_pred = self.infer(X[part], **fit_params)
-                self.get_loss(y_pred, y[part], X=X[part], training=True).backward()
+                x, t = take(X, part), take(y, part)
+                y_pred = self.infer(x, **fit_params)
+                self.get_loss(y_pred, t, X=x, training=True).backward()
 
             self.one_pass_ = setting, one_pass_suffices(self.module_, n, run, shares)
         return self.one_pass_[1]
@@ -239,7 +246,7 @@ class _MGSNet:
         values = []
 
         def run(part):
-            step = self._passes(X[part], y[part], **fit_params)
+            step = self._passes(take(X, part), take(y, part), **fit_params)
             values.append(self.value_)
             return step
 
@@ -249,7 +256,8 @@ class _MGSNet:
         if self.mgs_strength:
             self.value_ = shares[0] * values[0] + shares[1] * values[1]
         loss = shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"]
-        return {"loss": loss, "y_pred": torch.cat([step["y_pred"] for step in steps])}
+        y_pred = tree_map(lambda *halves: torch.cat(halves), *(step["y_pred"] for step in steps))
+        return {"loss": loss, "y_pred": y_pred}
 
     def on_grad_computed(self, net, named_parameters, batch=None, training=False, **kwargs):
         """Add L2's gradient, wherever the passes were run."""

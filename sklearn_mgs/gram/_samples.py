@@ -1,9 +1,9 @@
-"""Samples as a tensor, or as a tuple or dict of tensors for a module of several inputs."""
+"""Samples as a tensor, or as tuples, lists or dicts of them for a module of several inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -17,19 +17,22 @@ __all__ = [
     "take",
 ]
 
-Samples: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Samples: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
-def _map(f: Callable[[Tensor], Tensor], X: Samples) -> Samples:
+def _map(f: Callable[[Tensor], Tensor], X):
     if isinstance(X, Tensor):
         return f(X)
     if isinstance(X, Mapping):
-        return {name: f(x) for name, x in X.items()}
-    return tuple(f(x) for x in X)
+        return {name: _map(f, x) for name, x in X.items()}
+    mapped = [_map(f, x) for x in X]
+    return tuple(mapped) if isinstance(X, tuple) else mapped
 
 
 def _any(X: Samples) -> Tensor:
-    return X if isinstance(X, Tensor) else next(iter(X.values() if isinstance(X, Mapping) else X))
+    while not isinstance(X, Tensor):
+        X = next(iter(X.values() if isinstance(X, Mapping) else X))
+    return X
 
 
 def n_samples(X: Samples) -> int:
@@ -66,4 +69,4 @@ def samples_of_call(args: tuple, kwargs: dict) -> Samples:
             "A module with a layer that has no closed form must be called with positional or "
             f"with keyword arguments; got {len(args)} of the one and {sorted(kwargs)}."
         )
-    return kwargs or (args[0] if len(args) == 1 else args)
+    return kwargs or (args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args)
