@@ -180,9 +180,9 @@ class TwoInputs(nn.Module):
 
 
 class OwnParameter(nn.Module):
-    def __init__(self):
+    def __init__(self, *shape):
         super().__init__()
-        self.scale, self.body = nn.Parameter(torch.randn(3)), nn.Linear(3, 2)
+        self.scale, self.body = nn.Parameter(torch.randn(shape)), nn.Linear(3, 2)
 
     def forward(self, x):
         return self.body(torch.tanh(self.scale * x)), x
@@ -310,7 +310,8 @@ MODULES = {
         [],
     ),
     "two inputs": (TwoInputs, lambda: (torch.randn(4, 3), torch.randn(4, 2)), ["gate"]),
-    "own parameter, tuple": (OwnParameter, rows(3), [""]),
+    "own parameter, tuple": (lambda: OwnParameter(3), rows(3), [""]),
+    "own number": (OwnParameter, rows(3), [""]),
     "weight norm": (
         lambda: nn.Sequential(
             nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)

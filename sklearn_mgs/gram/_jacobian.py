@@ -173,5 +173,5 @@ def jacobian(module: nn.Module, X: Samples, *, chunk_size: int | None = None) ->
     for i in range(0, n_samples(X), step):
         part = slice(i, i + step)
         J = per_sample_gradients(module, take(X, part), V[:, part], names, strategy)
-        chunks.append(torch.cat([J[name].flatten(2) for name in names], 2))
+        chunks.append(torch.cat([J[name].unsqueeze(-1).flatten(2) for name in names], 2))
     return torch.cat(chunks)

@@ -119,7 +119,8 @@ class Factors:
     @classmethod
     def of_gradients(cls, G: Tensor, separate: bool) -> Factors:
         """Whole gradients of a parameter, of shape (n, k, ...)."""
-        return cls.of(None, promoted(G.transpose(0, 1).flatten(2)), False, separate)
+        rows = G.unsqueeze(-1).flatten(2)  # a parameter may be a single number
+        return cls.of(None, promoted(rows.transpose(0, 1)), False, separate)
 
     def smallest(self) -> Factors:
         """Whole gradients, where they are fewer numbers: all that is made of them costs less."""
