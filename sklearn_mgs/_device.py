@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 __all__ = ["private_rng", "resolve_device"]
+
+_GENERATORS = threading.RLock()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -38,9 +41,12 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def private_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block, and leave its global generators as they were."""
+    """Seed torch inside the block, and leave its global generators as they were.
+
+    The generators are the process's: threads take turns, or they would draw each other's numbers.
+    """
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _GENERATORS, torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

@@ -19,12 +19,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Hidden activations by the names that scikit-learn's MLP uses."""
 
 
+class _EmptyLinear(nn.Linear):
+    def reset_parameters(self):
+        """Draw nothing."""
+
+
+def _linear(fan_in: int, fan_out: int, dtype: torch.dtype | None) -> nn.Linear:
+    """Linear layer of unset weights, which are always written: torch's own would be drawn."""
+    linear: nn.Linear = _EmptyLinear(fan_in, fan_out, dtype=dtype)
+    linear.__class__ = nn.Linear  # nn.utils.skip_init would import sympy, a second of a first fit
+    return linear
+
+
 class MLP(nn.Sequential):
     """Fully connected network; the output is linear (logits, or regression outputs).
 
     Linear layers and activations alternate, each activation followed by dropout where
     ``dropout > 0``. Attributes of the children are ordinary: any tool for
-    `torch.nn.Sequential` works on it.
+    `torch.nn.Sequential` works on it. The parameters are unset until `write`.
 
     Parameters
     ----------
@@ -48,11 +60,7 @@ class MLP(nn.Sequential):
         super().__init__()
         last = len(layer_units) - 2
         for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-            # torch's own initial weights are always overwritten: nobody should see that they
-            # were drawn. (nn.utils.skip_init would import sympy, a second of a first fit.)
-            with torch.random.fork_rng(devices=[]):
-                linear = nn.Linear(fan_in, fan_out, dtype=dtype)
-            self.add_module(f"linear{i}", linear)
+            self.add_module(f"linear{i}", _linear(fan_in, fan_out, dtype))
             if i < last:
                 self.add_module(f"activation{i}", ACTIVATIONS[activation]())
                 if dropout:

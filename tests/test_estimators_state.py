@@ -175,6 +175,18 @@ def test_global_random_states_play_no_part(blobs):
     assert_equal(*fits)
 
 
+def test_fits_in_threads_are_those_in_turn(blobs):
+    clf = classifier(**{**NOISY, "max_iter": 30})
+    before = torch.get_rng_state()
+    fits = joblib.Parallel(4, backend="threading")(
+        joblib.delayed(clone(clf).fit)(*blobs) for _ in range(8)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    alone = clone(clf).fit(*blobs)
+    for fit in fits:
+        assert_equal(fit, alone)
+
+
 # ------------------------------------------------------------------------------ refits
 
 
