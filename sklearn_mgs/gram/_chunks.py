@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["parts", "recomputed", "with_halved_chunks"]
+__all__ = ["check_chunk_size", "parts", "recomputed", "with_halved_chunks"]
 
 T = TypeVar("T")
+
+
+def check_chunk_size(chunk_size) -> None:
+    """Raise a ValueError unless it is None or a number of samples."""
+    if chunk_size is not None and not (isinstance(chunk_size, Integral) and int(chunk_size) > 0):
+        raise ValueError(
+            f"chunk_size must be None or a number of samples, at least 1; got {chunk_size!r}."
+        )
 
 
 def parts(n: int, chunk_size: int) -> list[slice]:

@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.gram._chunks import parts, with_halved_chunks
+from sklearn_mgs.gram._chunks import check_chunk_size, parts, with_halved_chunks
 from sklearn_mgs.gram._jacobian import choose_strategy, per_sample_gradients
 from sklearn_mgs.gram._layers import (
     check_samples_apart,
     evaluating,
+    n_inputs,
     parameter_layers,
     resolve_layers,
 )
@@ -146,6 +147,7 @@ class Factorizer:
         self.module, self.X, self.outputs = module, X, outputs
         if n_samples(X) == 0:
             raise ValueError("X holds no samples; expected at least one.")
+        check_chunk_size(chunk_size)
         self.weights = resolve_layers(module, layers)
         check_samples_apart(module)
         with evaluating(module), torch.no_grad():
@@ -155,6 +157,9 @@ class Factorizer:
         if outputs == "random":
             self._direction = directions(self.example, "random", generator=generator)
         self._kernel = self._make_kernel(implementation, relative)
+        if relative:
+            for name in self.weights:
+                self.weights[name] *= n_inputs(module.get_submodule(name))
         self.chunk_size = chunk_size or self._fitting_chunk()
         if layers == "balanced":
             balance = partial(self._balanced, sample_weight)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 
 from sklearn_mgs.gram._backends import DecomposedNorms, twice_differentiable
+from sklearn_mgs.gram._chunks import check_chunk_size
 from sklearn_mgs.gram._functional import call_with
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
 from sklearn_mgs.gram._outputs import directions, output_matrix
@@ -165,6 +166,7 @@ def jacobian(module: nn.Module, X: Samples, *, chunk_size: int | None = None) ->
     """
     names = [name for layer in parameter_layers(module).values() for name in layer]
     check_samples_apart(module)
+    check_chunk_size(chunk_size)
     with torch.no_grad():
         V = directions(output_matrix(apply(module, X)), "all")
     strategy = choose_strategy(module, X, names)

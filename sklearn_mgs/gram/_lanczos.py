@@ -79,7 +79,8 @@ def spectral_sum(
     """Estimate tr f(K), and how far from it the estimate may be.
 
     The trace is that over the span of a few leading vectors, without chance, plus that over
-    their complement, from random vectors in it: what is large is not left to chance.
+    their complement, from random vectors in it: what is large is not left to chance. Of so few
+    rows that there are as many vectors, nothing is.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def spectral_sum(
     end : Tensor of shape ()
         Lower bound of the spectrum; its type and device are those of the vectors.
     n_probes : int
-        Random vectors, and as many leading ones.
+        Random vectors, at least 2, and as many leading ones.
     max_steps : int
         Most Lanczos steps; they stop when the bounds are ten times closer than the scatter.
     generator : torch.Generator, default=None
@@ -105,13 +106,13 @@ def spectral_sum(
         The half width is that of a 99 % interval from the scatter (Student's t), plus half the
         distance of the bounds.
     """
-    rank = min(n_probes, n // 2)
-    Z = drawn((n, rank + n_probes), end, generator)
-    Q = torch.linalg.qr(matmul(torch.linalg.qr(matmul(Z[:, :rank]))[0]))[0]
-    Z = Z[:, rank:]
-    for _ in range(2):
-        Z = Z - Q @ (Q.mT @ Z)
-    lanczos = _Lanczos(matmul, torch.cat([Q, Z], 1))
+    if n_probes < 2 or max_steps < 1:
+        raise ValueError(
+            f"The estimate needs n_probes of at least 2 and max_steps of at least 1; got "
+            f"{n_probes} and {max_steps}."
+        )
+    rank = n if n <= 2 * n_probes else n_probes
+    lanczos = _Lanczos(matmul, _starts(matmul, n, end, n_probes, generator))
     check, steps = 8, min(n, max_steps)
     for step in range(1, steps + 1):
         lanczos.step()
@@ -119,13 +120,28 @@ def spectral_sum(
             continue
         check = check * 3 // 2
         bounds = torch.stack([lanczos.quadrature(f), lanczos.quadrature(f, end)])
-        values = (n - rank) * bounds.mean(0)[rank:]
-        scatter = _t_quantile(n_probes - 1) * values.std() / n_probes**0.5
-        gaps = (bounds[0] - bounds[1]).abs() / 2
-        distance = gaps[:rank].sum() + (n - rank) * gaps[rank:].mean()
-        if distance < scatter / 10:
-            break
-    return Estimate(bounds.mean(0)[:rank].sum() + values.mean(), scatter + distance)
+        gaps, middle = (bounds[0] - bounds[1]).abs() / 2, bounds.mean(0)
+        value, distance, scatter = middle[:rank].sum(), gaps[:rank].sum(), 0.0
+        if rank < n:
+            values = (n - rank) * middle[rank:]
+            value = value + values.mean()
+            distance = distance + (n - rank) * gaps[rank:].mean()
+            scatter = _t_quantile(n_probes - 1) * values.std() / n_probes**0.5
+            if distance < scatter / 10:
+                break
+    return Estimate(value, scatter + distance)
+
+
+def _starts(matmul, n: int, like: Tensor, n_probes: int, generator) -> Tensor:
+    """Orthonormal leading vectors, then random ones orthogonal to them; unit vectors if few."""
+    if n <= 2 * n_probes:
+        return torch.eye(n, dtype=like.dtype, device=like.device)
+    Z = drawn((n, 2 * n_probes), like, generator)
+    Q = torch.linalg.qr(matmul(torch.linalg.qr(matmul(Z[:, :n_probes]))[0]))[0]
+    Z = Z[:, n_probes:]
+    for _ in range(2):
+        Z = Z - Q @ (Q.mT @ Z)
+    return torch.cat([Q, Z], 1)
 
 
 def _t_quantile(freedom: int) -> float:

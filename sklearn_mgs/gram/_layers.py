@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["LAYERS", "check_samples_apart", "evaluating", "parameter_layers", "resolve_layers"]
+__all__ = [
+    "LAYERS",
+    "check_samples_apart",
+    "evaluating",
+    "n_inputs",
+    "parameter_layers",
+    "resolve_layers",
+]
 
 LAYERS = ("all", "hidden", "first", "balanced")
 
@@ -73,6 +80,12 @@ def resolve_layers(module: nn.Module, layers: str | Mapping[str, float]) -> dict
             f'{names[0]!r}; use layers="all".'
         )
     return dict.fromkeys(chosen, 1.0)
+
+
+def n_inputs(layer: nn.Module) -> int:
+    """Inputs, or numbers in a patch of them, that the layer's weight multiplies; 1 if none."""
+    weight = getattr(layer, "weight", None)
+    return 1 if weight is None or weight.dim() < 2 else weight[0].numel()
 
 
 def check_samples_apart(module: nn.Module) -> None:

@@ -103,7 +103,9 @@ def mgs_metric(K: Tensor, metric: str = "trace", *, jitter: float = 1e-4) -> Ten
     Raises
     ------
     ValueError
-        If `metric` is unknown or `K` is not square.
+        If `metric` is unknown, `K` is not square, or `jitter` is negative.
+    TypeError
+        If `K` is no tensor.
 
     Notes
     -----
@@ -122,6 +124,12 @@ def mgs_metric(K: Tensor, metric: str = "trace", *, jitter: float = 1e-4) -> Ten
     tensor(2.)
     """
     check_metric(metric)
+    if not isinstance(K, Tensor):
+        raise TypeError(
+            f"K must be a torch.Tensor; got {type(K).__name__}. Pass torch.as_tensor(K)."
+        )
+    if not jitter >= 0:
+        raise ValueError(f"jitter must be 0 or more, got {jitter!r}.")
     if K.dim() < 2 or K.shape[-1] != K.shape[-2]:
         raise ValueError(f"Expected a square kernel; got shape {tuple(K.shape)}.")
     if K.dtype in (torch.float16, torch.bfloat16):

@@ -163,7 +163,7 @@ class GramOperator:
         jitter : float, default=1e-4
             :math:`\epsilon`.
         n_probes : int, default=16
-            Random vectors.
+            Random vectors, at least 2. Of no more than twice as many rows the value is exact.
         max_steps : int, default=200
             Most Lanczos steps, each a product with all of them.
         generator : torch.Generator, default=None

@@ -20,18 +20,30 @@ __all__ = [
 Samples: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
+def _parts(X) -> list:
+    """What a tuple, list or dict holds."""
+    if isinstance(X, Mapping):
+        return [*X.values()]
+    if isinstance(X, tuple | list):
+        return [*X]
+    raise TypeError(
+        f"X must be a torch.Tensor, or a tuple or dict of such; got {type(X).__name__}. Of an "
+        "array, pass torch.as_tensor(X) in the precision of the module."
+    )
+
+
 def _map(f: Callable[[Tensor], Tensor], X):
     if isinstance(X, Tensor):
         return f(X)
+    mapped = [_map(f, x) for x in _parts(X)]
     if isinstance(X, Mapping):
-        return {name: _map(f, x) for name, x in X.items()}
-    mapped = [_map(f, x) for x in X]
+        return dict(zip(X, mapped))
     return tuple(mapped) if isinstance(X, tuple) else mapped
 
 
 def _any(X: Samples) -> Tensor:
     while not isinstance(X, Tensor):
-        X = next(iter(X.values() if isinstance(X, Mapping) else X))
+        X = _parts(X)[0]
     return X
 
 

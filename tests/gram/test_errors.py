@@ -25,6 +25,8 @@ CASES = {
     "float targets": (MODULE, {"outputs": "target", "targets": Y.double()}, "class indices"),
     "few targets": (MODULE, {"outputs": "target", "targets": Y[:3]}, r"shape \(4,\)"),
     "large target": (MODULE, {"outputs": "target", "targets": Y + 1}, r"0\.\.1 .*; got 1\.\.2"),
+    "no chunk": (MODULE, {"chunk_size": 0}, "chunk_size must be None or .* at least 1; got 0"),
+    "part of a chunk": (MODULE, {"chunk_size": 1.5}, "chunk_size must be None or"),
     "no parameters": (nn.Tanh(), {}, "no trainable parameters"),
     "batch statistics": (NORM, {}, r"BatchNorm1d '1' .* module.eval\(\)"),
 }
@@ -40,6 +42,12 @@ def test_message(function, module, options, match):
 def test_no_samples():
     with pytest.raises(ValueError, match="no samples; expected at least one"):
         gram_matrix(MODULE, X[:0])
+
+
+@pytest.mark.parametrize("X", [X.numpy(), (X.numpy(),), None], ids=type)
+def test_no_tensor(X):
+    with pytest.raises(TypeError, match=r"X must be a torch.Tensor.*as_tensor"):
+        gram_matrix(MODULE, X)
 
 
 @pytest.mark.parametrize("module", [nn.Tanh(), NORM])

@@ -82,3 +82,7 @@ def test_messages():
         mgs_metric(K, "rank")
     with pytest.raises(ValueError, match=r"square kernel; got shape \(2, 3\)"):
         mgs_metric(K[:2])
+    with pytest.raises(ValueError, match=r"jitter must be 0 or more, got -1"):
+        mgs_metric(K, "det", jitter=-1)
+    with pytest.raises(TypeError, match=r"K must be a torch.Tensor; got ndarray.*as_tensor"):
+        mgs_metric(K.numpy())

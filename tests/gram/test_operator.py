@@ -141,6 +141,16 @@ def test_estimates_hold(problem, metric, outputs):
     assert sum(errors) / 50 < {"logdet": 0.7, "det": 0.8 * want, "effective_rank": 0.5}[metric]
 
 
+@pytest.mark.parametrize("metric", ["logdet", "det", "effective_rank"])
+def test_of_few_rows_nothing_is_left_to_chance(problem, metric):
+    module, X = problem
+    for n in (1, 2, 31, 32):
+        want = mgs_metric(gram_matrix(module, X[:n]).detach(), metric)
+        value, error = GramOperator(module, X[:n]).metric(metric, return_error=True)
+        assert abs(value - want) < 1e-8 * abs(want)
+        assert error < 1e-6 * abs(want)
+
+
 def test_logdet_is_a_sum_and_the_metric_a_mean(problem):
     operator = GramOperator(*problem)
     sums, means = (
@@ -209,3 +219,6 @@ def test_messages(problem):
         operator.metric("rank")
     with pytest.raises(ValueError, match="jitter above 0"):
         operator.logdet(jitter=0)
+    for options in ({"n_probes": 1}, {"max_steps": 0}):
+        with pytest.raises(ValueError, match="n_probes of at least 2 and max_steps of at least 1"):
+            operator.logdet(**options)
