@@ -52,7 +52,8 @@ class MGSPenalty:
         Which layers; "balanced" takes its constants at calibration.
     relative : bool, default=False
         Whether gradients are those with respect to *relative* changes of the layers,
-        :math:`W (I + E)` and :math:`b + W e`, in place of W and b. See the notes.
+        :math:`W (I + \sqrt{p} E)` and :math:`b + \sqrt{p} W e`, in place of W and b, p being
+        the number of a layer's inputs. See the notes.
     centered : bool or "class", default=False
         Around which mean; classes are those of `targets`, 0 to n_outputs - 1.
     jitter : float, default=1e-4
@@ -63,7 +64,7 @@ class MGSPenalty:
     scale_ : Tensor of shape ()
         :math:`m(K_{init})`.
     layer_weights_ : dict of str to float
-        Weight of each layer that takes part.
+        Weight of each layer that takes part; of relative gradients times its number of inputs.
     plan_ : sklearn_mgs.gram.Plan
         Which layers have a closed form.
 
@@ -79,17 +80,19 @@ class MGSPenalty:
     So integer weights equal repeated samples, and unit weights equal none. The trace does not
     depend on the weights' scale, nor does "det" where their mean is below 1.
 
-    With ``relative=True`` the output gradient d of a layer is replaced by :math:`W^\top d`, the
-    gradient with respect to the layer's *input* a: its share of the kernel is
-    :math:`(\langle a_i, a_j \rangle + 1) \langle W^\top d_i, W^\top d_j \rangle`. A ReLU
-    network computes the same function when one layer's parameters grow and the next layer's
-    weights shrink. The plain shares change by that, and can be lowered without any change of the
+    With ``relative=True`` the output gradient d of a layer with p inputs is replaced by
+    :math:`\sqrt{p} W^\top d`, where :math:`W^\top d` is the gradient with respect to the layer's
+    *input* a: its share of the kernel is
+    :math:`p (\langle a_i, a_j \rangle + 1) \langle W^\top d_i, W^\top d_j \rangle`. The unit
+    of a change is then the identity's norm, :math:`\|I\|_F = \sqrt{p}`. A ReLU network
+    computes the same function when one layer's parameters grow and the next layer's weights
+    shrink. The plain shares change by that, and can be lowered without any change of the
     function. Of the first layer the relative share depends on the function alone: it is the
-    squared norm of the input gradient, times :math:`\|x\|^2 + 1`; of later layers the weights'
-    part does not change, the biases' (the 1) does. Linear layers, and convolutions without groups,
-    whose weight no other layer shares have such gradients; other layers take no part. The
-    relative gradient is due to Cardoso and Laheld (1996); its use in this penalty is our own
-    definition.
+    squared norm of the input gradient, times :math:`p (\|x\|^2 + 1)`; of later layers the
+    weights' part does not change, the biases' (the 1) does. Linear layers, and convolutions
+    without groups, whose weight no other layer shares have such gradients; other layers take no
+    part. The relative gradient is due to Cardoso and Laheld (1996); its use in this penalty is
+    our own definition.
 
     A penalty pickles and copies without the network it was used with.
 

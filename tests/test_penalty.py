@@ -79,7 +79,9 @@ def test_relative_gradients_are_those_of_a_map_in_front_of_each_layer(problem):
     mapped = nn.Sequential(*layers).requires_grad_(False)
     for m in maps:
         m.requires_grad_()
-    want = mgs_metric(loop_gram(mapped, X))
+    names = [name for name, m in mapped.named_modules() if m in maps]
+    sizes = {name: m.in_features for name, m in zip(names, maps)}
+    want = mgs_metric(loop_gram(mapped, X, layers=sizes))
     assert float(penalty.scale_) == pytest.approx(float(want.detach()), rel=1e-12)
 
 
@@ -100,7 +102,7 @@ def test_relative_gradients_of_a_convolution():
         W = module.get_submodule(name).weight.flatten(1)
         dW = J[f"{name}.weight"].flatten(2)
         db = J[f"{name}.bias"] @ W
-        want += ((W.T @ dW).square().sum() + db.square().sum()).item() / 4
+        want += W.shape[1] * ((W.T @ dW).square().sum() + db.square().sum()).item() / 4
     assert float(penalty.scale_) == pytest.approx(want, rel=1e-12)
 
 

@@ -74,6 +74,10 @@ COMPETITORS = {
         ),
         Competitor("MGS all, relative", _grid("mgs_strength", MGS, mgs_relative=True)),
         Competitor(
+            "MGS all, relative, random outputs",
+            _grid("mgs_strength", MGS, mgs_relative=True, mgs_outputs="random"),
+        ),
+        Competitor(
             "MGS first, relative",
             _grid("mgs_strength", MGS, mgs_layers="first", mgs_relative=True),
         ),

@@ -24,6 +24,7 @@ MAIN = (
     "MGS + L2",
     "MGS all, relative",
 )
+RELATIVE = ("MGS all, relative", "MGS all, relative, random outputs")
 USUAL = (
     *MAIN,
     "label smoothing",
@@ -173,6 +174,11 @@ RIVALS = (
 )
 
 PLAN = (
+    _mnist(100, RELATIVE, range(3)),
+    _mnist(300, RELATIVE, range(3)),
+    _mnist(1000, RELATIVE, range(1)),
+    _tabular(RELATIVE, range(2)),
+    _mnist(3000, RELATIVE, range(1)),
     _tabular(USUAL, range(2)),
     _mnist(100, USUAL, range(3)),
     _mnist(300, USUAL, range(5)),

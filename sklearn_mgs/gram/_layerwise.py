@@ -90,7 +90,7 @@ class LayerwiseKernel:
     relative : bool, default=False
         Whether gradients are those with respect to an affine map, now the identity, in front of
         each layer: relative changes ``W (I + E)`` and ``b + W e`` of its parameters. Only linear
-        layers, and convolutions without groups, have them.
+        layers, and convolutions without groups, have them. (What unit E has is left to weights.)
 
     Raises
     ------
