@@ -14,6 +14,7 @@ METHODS = [
     "MGS first",
     "MGS all or first",
     "MGS all, relative",
+    "MGS all, relative, random outputs",
     "MGS first, relative",
     "MGS + L2",
 ]

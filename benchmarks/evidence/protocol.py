@@ -24,7 +24,6 @@ MAIN = (
     "MGS + L2",
     "MGS all, relative",
 )
-RELATIVE = ("MGS all, relative", "MGS all, relative, random outputs")
 USUAL = (
     *MAIN,
     "label smoothing",
@@ -33,6 +32,7 @@ USUAL = (
     "MGS all or first",
     "MGS hidden",
     "MGS first, relative",
+    "MGS all, relative, random outputs",
 )
 USUAL_REGRESSION = tuple(name for name in USUAL if name != "label smoothing")
 REST = (
@@ -174,11 +174,6 @@ RIVALS = (
 )
 
 PLAN = (
-    _mnist(100, RELATIVE, range(3)),
-    _mnist(300, RELATIVE, range(3)),
-    _mnist(1000, RELATIVE, range(1)),
-    _tabular(RELATIVE, range(2)),
-    _mnist(3000, RELATIVE, range(1)),
     _tabular(USUAL, range(2)),
     _mnist(100, USUAL, range(3)),
     _mnist(300, USUAL, range(5)),
