@@ -157,14 +157,14 @@ class CoherenceGate:
         self._free = [_free(sign, m, least, l1) for sign, m in zip(signs, self._mean)]
 
     @torch.no_grad()
-    def shrink(self, weights: list[Tensor], threshold: float) -> None:
-        """Take L1's proximal step, of this threshold times `share_`."""
+    def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
+        """Take L1's proximal step, of these thresholds times `share_`."""
         if self.measure != "trend":  # in full or not at all
-            for w in weights:
+            for w, threshold in zip(weights, thresholds):
                 w.addcmul_(w.clamp(-threshold, threshold), self.share_, value=-1)
             return
-        limit = threshold * self.share_
-        for w, free in zip(weights, self._free):
+        for w, free, threshold in zip(weights, self._free, thresholds):
+            limit = threshold * self.share_
             small = torch.maximum(w, -limit)
             w.sub_(torch.minimum(small, limit, out=small)).mul_(free)
 

@@ -160,15 +160,17 @@ class WeightRegularizer:
                 w.grad.add_(w, alpha=self.alpha / n)
 
     @torch.no_grad()
-    def after_step(self, learning_rate: float, n: float) -> None:
-        """Take L1's proximal step."""
+    def after_step(self, learning_rate: float | list[float], n: float) -> None:
+        """Take L1's proximal step; learning rates may be each weight's own."""
         if not self.l1:
             return
-        threshold = learning_rate * self.l1 / n
+        one = not isinstance(learning_rate, list)
+        rates = [learning_rate] * len(self.weights) if one else learning_rate
+        thresholds = [rate * self.l1 / n for rate in rates]
         if self.coherence is not None:
-            self.coherence.shrink(self.weights, threshold)
+            self.coherence.shrink(self.weights, thresholds)
             return
-        for w in self.weights:
+        for w, threshold in zip(self.weights, thresholds):
             w.sub_(w.clamp(-threshold, threshold))
 
     def end_epoch(self, history) -> None:

@@ -149,17 +149,19 @@ class _MGSNet:
         check_samples_apart(self.module_)
         with evaluating(self.module_), torch.no_grad():
             output = super().infer(take(X, slice(1)))
-        penalty = self._new_penalty(self._resolve_outputs(_first(output)))
+        targets = self._mgs_targets(y)
+        penalty = self._new_penalty(self._resolve_outputs(_first(output), targets))
         # skorch calls a module of several inputs with a dict's items, but with a list as it is.
         X = (X,) if isinstance(X, list) else X
-        return penalty.calibrate(self.module_, X, self._mgs_targets(y))
+        return penalty.calibrate(self.module_, X, targets)
 
-    def _resolve_outputs(self, output):
+    def _resolve_outputs(self, output, targets):
         if self.mgs_outputs != "auto":
             return self.mgs_outputs
         if output.ndim < 2 or output.shape[1] == 1:
             return "sum"  # the one there is: "all", in one direction
-        return "target" if isinstance(self, NeuralNetClassifier) else "random"
+        has_classes = targets is not None and not targets.is_floating_point()
+        return "target" if has_classes else "random"
 
     def _mgs_targets(self, y):
         """Class indices, where `y` holds them."""
@@ -276,11 +278,17 @@ class _MGSNet:
         except torch.cuda.OutOfMemoryError as error:
             raise with_remedy(error, n, self.penalty_, self.mgs_batch_size) from error
         if taken := self._samples_of_step(batch):
-            self.regularizer_.after_step(self.optimizer_.param_groups[0]["lr"], taken)
+            self.regularizer_.after_step(self._learning_rates(), taken)
         if self.value_ is not None:
             self.values_.append(self.value_)
             self.sizes_.append(n)
         return step
+
+    def _learning_rates(self):
+        """The optimizer's, of each weight that is regularised: its groups' may differ."""
+        groups = self.optimizer_.param_groups
+        rates = {p: group["lr"] for group in groups for p in group["params"]}
+        return [rates.get(w, 0.0) for w in self.regularizer_.weights]
 
     def _samples_of_step(self, batch):
         """Samples that the optimizer's step is for; 0 where gradients are only accumulated."""
@@ -349,7 +357,8 @@ class MGSNeuralNetClassifier(_MGSNet, NeuralNetClassifier):
     mgs_strength : float, default=0.0
         Strength of ``mgs_strength · m(K) / m(K_init)``, see `sklearn_mgs.MLPClassifier`.
     mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size
-        As for `sklearn_mgs.MLPClassifier`; with "auto" outputs, "target" is differentiated.
+        As for `sklearn_mgs.MLPClassifier`; with "auto" outputs, "target" is differentiated, or a
+        random combination of the outputs where a sample has several labels.
     alpha, l1 : float, default=0.0
         Strengths of L2 and L1, divided by the mini-batch's sample count.
     coherence_threshold, coherence

@@ -1,4 +1,4 @@
-"""skorch's nets with the penalty on modules of several inputs, as skorch hands them over."""
+"""skorch's nets with the penalty: several inputs, several outputs, several labels, groups."""
 
 import numpy as np
 import pytest
@@ -27,17 +27,18 @@ class Joined(nn.Module):
         return self.second(torch.tanh(self.first(torch.cat([*given], 1))) * self.scale)
 
 
-def fit(X, make_module=Joined, **options):
+DEFAULTS = {
+    "criterion": nn.CrossEntropyLoss,
+    "mgs_strength": 0.5,
+    "max_epochs": 2,
+    "batch_size": 7,
+}
+
+
+def fit(X, make_module=Joined, y=Y, **options):
     torch.manual_seed(0)
-    net = MGSNeuralNetClassifier(
-        make_module().double(),
-        mgs_strength=0.5,
-        lr=0.1,
-        max_epochs=2,
-        verbose=0,
-        **{"criterion": nn.CrossEntropyLoss, "batch_size": 7, **options},
-    )
-    return net.fit(X, Y)
+    options = {**DEFAULTS, **options}
+    return MGSNeuralNetClassifier(make_module().double(), lr=0.1, verbose=0, **options).fit(X, y)
 
 
 @pytest.mark.parametrize("given", [{"a": PARTS[0], "b": PARTS[1]}, PARTS, [*PARTS]], ids=type)
@@ -115,3 +116,42 @@ def test_batch_normalisation_says_what_to_do_on_dense_layers_too():
 
     with pytest.raises(ValueError, match=r"(?s)BatchNorm1d '1' uses the statistics.*eval"):
         fit(X, normalised)
+
+
+def dense():
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def positions():
+    return nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 3, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("make_module", "y", "criterion"),
+    [
+        (dense, rng.integers(0, 2, (30, 3)).astype(float), nn.BCEWithLogitsLoss),
+        (positions, rng.integers(0, 3, (30, 5)), nn.CrossEntropyLoss),
+    ],
+    ids=["multilabel", "a label at each position"],
+)
+def test_samples_of_several_labels(make_module, y, criterion):
+    net = fit(X, make_module, y=y, criterion=criterion, train_split=None)
+    assert net.penalty_.outputs == "random"
+    with pytest.raises(ValueError, match='outputs="target" needs targets'):
+        fit(X, make_module, y=y, criterion=criterion, train_split=None, mgs_outputs="target")
+
+
+@pytest.mark.parametrize(
+    "gate", [{}, {"coherence_threshold": -1.0, "coherence": "total"}], ids=str
+)
+def test_l1_takes_each_weights_own_learning_rate(gate):
+    def weights(l1):
+        groups = [("0.weight", {"lr": 0.0}), ("2.weight", {"lr": 0.3})]
+        options = {"optimizer__param_groups": groups, "batch_size": -1, "train_split": None}
+        net = fit(X, dense, l1=l1, mgs_strength=0, max_epochs=1, **options, **gate)
+        return net.module_[0].weight.detach(), net.module_[2].weight.detach()
+
+    (first, last), (first_plain, last_plain) = weights(10.0), weights(0.0)
+    assert torch.equal(first, first_plain)
+    threshold = 0.3 * 10.0 / len(X)
+    torch.testing.assert_close(last, last_plain - last_plain.clamp(-threshold, threshold))
