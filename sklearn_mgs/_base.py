@@ -22,7 +22,7 @@ from sklearn_mgs._coherence import make_gate
 from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
 from sklearn_mgs._data import BatchIterator, Samples, as_tensor
 from sklearn_mgs._device import private_rng, resolve_device
-from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore, snapshot
+from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore
 from sklearn_mgs._fitted import FittedNetwork
 from sklearn_mgs._held_out import choose_distinct, content_keys, hold_out
 from sklearn_mgs._lbfgs import minimize_lbfgs
@@ -53,9 +53,11 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ fitting
 
-    def _fit(self, X, y, sample_weight=None, validation=None, incremental=False):
+    def _fit(self, X, y, sample_weight=None, validation=None, incremental=False, classes=None):
         given = {"X": X, "y": y, "sample_weight": sample_weight}
         with unchanged_on_error(self):
+            if classes is not None:
+                self._set_classes(y, classes)
             samples, validation, seed = self._prepare(
                 **given, validation=validation, incremental=incremental
             )
@@ -84,6 +86,8 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             self._build(X, targets, device)
         else:
             self._check_same_network(X, targets)
+            if not incremental:
+                self._renew_callbacks()
         if incremental or not self.early_stopping or self.solver == "lbfgs":
             validation = None
         elif validation is None:
@@ -109,7 +113,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             module.eval()
         if validation is not None:
             restore(module, after_epoch.best)
-        if not incremental and self.n_iter_ == self.max_iter:
+        if not incremental and self.n_iter_ == self.max_iter and not after_epoch.converged:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
                 f"optimization hasn't converged yet.",
@@ -128,7 +132,6 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
 
     def _solve_lbfgs(self, samples):
         net, module = self.net_, self.module_
-        start = snapshot(module)
         batch = samples.batch(slice(0, len(samples)))
         net.notify("on_train_begin", X=samples, y=None)
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
@@ -143,13 +146,6 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             {"train_loss": loss, "l2": self.alpha / 2 / batch.weight_sum * squares}
         )
         net.notify("on_train_end", X=samples, y=None)
-        if not np.isfinite(self.loss_):
-            restore(module, start)
-            raise ValueError(
-                f"Solver produced non-finite parameter weights or losses: training loss "
-                f"{self.loss_}. The parameters from before the fit are kept. Scale the input "
-                f"data, or lower the regularisation strengths."
-            )
 
     # ----------------------------------------------------------------- building
 
@@ -173,14 +169,28 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             Objective(self._loss_name()),
             max_epochs=self.max_iter,
             device=str(device),
-            verbose=int(self.verbose),
-            callbacks=[_clone_callback(cb) for cb in self.callbacks or []],
+            **self._watchers(),
         ).initialize()
+
+    def _watchers(self) -> dict:
+        """What the net is told of who watches the fit."""
+        callbacks = [_clone_callback(cb) for cb in self.callbacks or []]
+        return {"verbose": int(self.verbose), "callbacks": callbacks}
+
+    def _renew_callbacks(self) -> None:
+        """A warm start has callbacks of its own, as any fit."""
+        vars(self.net_).update(self._watchers())
+        self.net_.initialize_callbacks()
 
     def _asked_network(self, X, targets) -> dict:
         """What the parameters and the data say of the network."""
         units = self._layer_units(X, targets)
-        return {"layers": units, "activation": self.activation, "dropout": self.dropout}
+        return {
+            "layers": units,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "loss": self._loss_name(),
+        }
 
     def _check_same_network(self, X, targets) -> None:
         asked = self._asked_network(X, targets)

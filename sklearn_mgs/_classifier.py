@@ -357,14 +357,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         if not hasattr(self, "classes_") and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if classes is not None:
-            self._set_classes(y, classes)
         if isinstance(self.class_weight, str):
             raise ValueError(
                 "class_weight='balanced' is not supported by partial_fit, which does not see all "
                 "samples; pass a dict, or sample_weight."
             )
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def _set_classes(self, y, classes):
         classes = unique_labels(classes)
@@ -423,6 +421,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.class_weight is None:
             return sample_weight
         class_weight = compute_sample_weight(self.class_weight, y)
+        if (class_weight < 0).any():
+            raise ValueError(
+                f"class_weight must not be negative, got {self.class_weight}; give a class weight "
+                f"0 to leave it out."
+            )
         return check_weight(class_weight * (1 if sample_weight is None else sample_weight), X)
 
     def _loss_name(self) -> str:

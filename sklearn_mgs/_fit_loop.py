@@ -55,6 +55,7 @@ class AfterEpoch:
     validation: ValidationSet | None = None
 
     def __post_init__(self):
+        self.converged = False
         self.last_finite = self.best = snapshot(self.estimator.module_)
 
     def __call__(self, net) -> bool:
@@ -69,22 +70,24 @@ class AfterEpoch:
         if est.learning_rate == "invscaling" and est.solver == "sgd":
             rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
             set_learning_rate(net.optimizer_, rate)
-        return self._tolerance_reached(net)
+        self.converged = self._tolerance_reached(net)
+        return self.converged
 
     def _check_finite(self, net) -> None:
         """Keep the parameters if they are finite; else restore the last that were, and raise."""
         epoch = net.history[-1]
         sums = torch.stack([p.detach().sum() for p in net.module_.parameters()])
-        values = (epoch["train_loss"], epoch.get("mgs_penalty", 0.0), sums.sum().item())
+        l2, mgs = epoch.get("l2", 0.0), epoch.get("mgs_penalty", 0.0)
+        values = (epoch["train_loss"], l2, mgs, sums.sum().item())
         if all(map(math.isfinite, values)):
             self.last_finite = snapshot(net.module_)
             return
         restore(net.module_, self.last_finite)
         raise ValueError(
             f"Solver produced non-finite parameter weights or losses in epoch "
-            f"{self.estimator.n_iter_ + 1}: training loss {values[0]}, MGS penalty {values[1]}. "
-            f"The parameters from before that epoch are kept. Scale the input data, or lower "
-            f"learning_rate_init or the regularisation strengths."
+            f"{self.estimator.n_iter_ + 1}: training loss {values[0]}, L2 term {l2}, MGS penalty "
+            f"{mgs}. The parameters from before that epoch are kept. Scale the input data, or "
+            f"lower learning_rate_init or the regularisation strengths."
         )
 
     def _count_no_improvement(self, net) -> None:

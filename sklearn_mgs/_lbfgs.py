@@ -67,6 +67,12 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
     -------
     n_iter : int
         Iterations taken.
+
+    Raises
+    ------
+    ValueError
+        If the objective is not finite where the solver ends; the module is left at the last
+        iterate.
     """
     objective = _FlatObjective(net, batch, alpha)
     datasets = {"dataset_train": samples, "dataset_valid": None}
@@ -93,6 +99,13 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
     except KeyboardInterrupt:  # a callback's, or the user's, word to stop
         objective.write(iterate)
         return n_iter
+    if not np.isfinite(result.fun):
+        objective.write(iterate)
+        raise ValueError(
+            f"Solver produced non-finite parameter weights or losses: training loss "
+            f"{result.fun} (penalties included) after {n_iter} iteration(s). The last finite "
+            f"parameters are kept. Scale the input data, or lower the regularisation strengths."
+        )
     objective.write(result.x)
     if result.status != 0:
         warnings.warn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
@@ -354,6 +355,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def _validate_input(self, X, y, incremental, reset):
         """Checked samples and targets; the loss takes the targets as a matrix."""
+        if issparse(y):
+            raise TypeError("y must be a dense array, got a sparse one; pass y.toarray().")
         X, y = validate_data(
             self,
             X,

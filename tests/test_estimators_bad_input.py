@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.sparse
 import torch
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
@@ -242,13 +244,19 @@ def test_weights(blobs, kind, weight, message):
     assert not hasattr(estimator, "net_")
 
 
+def test_sparse_targets_of_a_regression(blobs):
+    X, _ = blobs
+    with pytest.raises(TypeError, match=r"y must be a dense array.*pass y.toarray\(\)"):
+        MLPRegressor(**SMALL).fit(X, scipy.sparse.csr_matrix(X[:, :2]))
+
+
 def test_weights_without_any_weight(blobs):
     message = "Sample weights must contain at least one non-zero number"
     with pytest.raises(ValueError, match=message):
         classifier().fit(*blobs, sample_weight=np.zeros(40))
     with pytest.raises(ValueError, match=message):
         classifier(class_weight={0: 0, 1: 0, 2: 0}).fit(*blobs)
-    with pytest.raises(ValueError, match=r"[Nn]egative values"):
+    with pytest.raises(ValueError, match=r"class_weight must not be negative, got \{0: -1"):
         classifier(class_weight={0: -1, 1: 1, 2: 1}).fit(*blobs)
 
 
@@ -341,6 +349,39 @@ def test_lbfgs_with_a_loss_that_is_not_finite(line):
     with pytest.raises(ValueError, match=message):
         reg.fit(1e8 * X, np.abs(y))
     assert all(np.isfinite(c).all() for c in reg.coefs_ + reg.intercepts_)
+
+
+@pytest.mark.parametrize("mgs", [{"mgs_strength": 1e308}, {"jacobian_strength": 1e308}], ids=str)
+def test_lbfgs_with_a_penalty_that_is_not_finite(blobs, mgs):
+    clf = classifier(solver="lbfgs", **mgs)
+    with pytest.raises(ValueError, match=r"training loss (inf|nan) \(penalties included\)"):
+        clf.fit(*blobs)
+    assert all(np.isfinite(c).all() for c in clf.coefs_ + clf.intercepts_)
+
+
+def test_lbfgs_keeps_the_last_finite_iterate(line, monkeypatch):
+    reached = []
+
+    def broken(objective, start, callback, **kwargs):
+        reached.append(start + 1)
+        callback(reached[0])
+        objective(np.full_like(start, np.nan))
+        return scipy.optimize.OptimizeResult(x=start * np.nan, fun=np.nan, status=2, nit=1)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", broken)
+    reg = MLPRegressor(**SMALL, solver="lbfgs")
+    with pytest.raises(ValueError, match=r"training loss nan .* after 1 iteration"):
+        reg.fit(*line)
+    kept = [p.detach().numpy().ravel() for p in reg.module_.parameters()]
+    np.testing.assert_array_equal(np.concatenate(kept), reached[0])
+
+
+def test_an_l2_term_that_is_not_finite(blobs):
+    clf = classifier(alpha=1e308)
+    with pytest.raises(ValueError, match=r"in epoch 1: training loss .*, L2 term inf, MGS"):
+        clf.fit(*blobs)
+    assert clf.n_iter_ == 0
+    assert clf.predict(blobs[0]).shape == blobs[1].shape
 
 
 def test_a_batch_larger_than_the_data_warns_as_scikit_learns_does(blobs):

@@ -18,7 +18,7 @@ from skorch.callbacks import (
     LRScheduler,
 )
 
-from sklearn_mgs import MLPClassifier, MLPRegressor
+from sklearn_mgs import MGSMonitor, MLPClassifier, MLPRegressor
 
 SMALL = {"hidden_layer_sizes": (5,), "max_iter": 6, "batch_size": 16, "random_state": 0}
 
@@ -193,6 +193,17 @@ def test_an_error_in_a_callback_reaches_the_user(blobs):
     with pytest.raises(RuntimeError, match="broken callback"):
         clf.fit(*blobs)
     assert not clf.module_.training
+
+
+def test_a_warm_start_has_callbacks_of_its_own(blobs, capsys):
+    clf = classifier(warm_start=True).fit(*blobs)
+    clf.set_params(callbacks=[MGSMonitor(["trace"])], verbose=True).fit(*blobs)
+    assert "mgs_trace" in clf.history_[-1]
+    assert "mgs_trace" not in clf.history_[0]
+    assert capsys.readouterr().out.count("mgs_trace") == 1
+    clf.set_params(callbacks=None, verbose=False).fit(*blobs)
+    assert "mgs_trace" not in clf.history_[-1]
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("callbacks", [[3], ["EarlyStopping"], [("name", 3)], [(Recorder(),)]])

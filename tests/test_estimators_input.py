@@ -234,6 +234,12 @@ def test_memory_of_any_layout(blobs, awkward):
     )
 
 
+def test_wide_floats(blobs):
+    X, y = blobs
+    clf = classifier().fit(X.astype(np.longdouble), y)
+    np.testing.assert_array_equal(clf.predict_proba(X.astype(np.longdouble)), clf.predict_proba(X))
+
+
 def test_fit_leaves_its_arguments_alone(blobs):
     X, y = blobs
     given = [X.copy(), y.copy(), np.ones(len(X))]

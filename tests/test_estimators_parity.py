@@ -1,9 +1,12 @@
 """Without the penalty, scikit-learn's own MLP to the last digits; oracle: scikit-learn."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sklearn
 from sklearn import neural_network
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.fixes import parse_version
 
 import sklearn_mgs
@@ -165,6 +168,17 @@ def test_refit_starts_anew(blobs):
     ours, theirs = pair("MLPClassifier")
     X, y = blobs
     assert_same(ours.fit(X, y).fit(X, y), theirs.fit(X, y), X)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_the_last_epoch_may_be_the_one_that_converges(blobs, patience):
+    loose = {"max_iter": 3, "tol": 1e5, "n_iter_no_change": patience}
+    told = []
+    for kind in (neural_network.MLPClassifier, sklearn_mgs.MLPClassifier):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            told.append((kind(**loose).fit(*blobs).n_iter_, len(caught)))
+    assert told == [(3, patience - 1)] * 2
 
 
 def test_random_state_instance_is_advanced_alike(blobs):

@@ -330,6 +330,23 @@ def test_other_classes_or_outputs_are_no_warm_start(blobs, line):
         reg.fit(X[:, :4], X[:, 0])
 
 
+def test_a_warm_start_keeps_the_loss(line):
+    X, y = line
+    reg = MLPRegressor(**SMALL, warm_start=True).fit(X, abs(y)).set_params(loss="poisson")
+    with pytest.raises(ValueError, match=r"can't go on with .*'loss': 'squared_error'"):
+        reg.fit(X, abs(y))
+
+
+def test_a_first_partial_fit_that_fails_leaves_nothing(blobs):
+    X, y = blobs
+    clf = classifier()
+    with pytest.raises(ValueError, match="NaN"):
+        clf.partial_fit(np.full_like(X, np.nan), y, classes=[0, 1, 2])
+    assert vars(clf) == clf.get_params()
+    names = np.array(["ant", "bee", "cow"])
+    assert clf.partial_fit(X, names[y], classes=names).classes_.tolist() == names.tolist()
+
+
 def test_partial_fit_checks_classes(blobs):
     X, y = blobs
     with pytest.raises(ValueError, match="classes must be passed on the first call"):
