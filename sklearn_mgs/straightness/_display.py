@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sklearn_mgs.straightness._metrics import pairs_of, piecewise_linear_layers
-from sklearn_mgs.straightness._segments import in_float64, walk
+from sklearn_mgs.straightness._operations import NotWalkable
+from sklearn_mgs.straightness._pairs import pairs_of
+from sklearn_mgs.straightness._segments import paths
 
 __all__ = ["SegmentDisplay"]
 
@@ -75,7 +76,7 @@ class SegmentDisplay:
             Sample at t = 1.
         n_points : int, default=200
             Points to draw, for networks that `gradient_deflection` does not walk exactly. The
-            others are drawn from kink to kink; their kinks are marked.
+            others are drawn from kink to kink. Kinks are marked where `path_kinks` counts them.
         ax : matplotlib Axes, default=None
             Axes to plot on; None creates a figure.
         **kwargs : dict
@@ -96,18 +97,19 @@ class SegmentDisplay:
             If `estimator` is not fitted.
         """
         with pairs_of(estimator, _stacked(x_a, x_b), 1, None) as segments:
-            layers = piecewise_linear_layers(segments)
-            if layers is None:
-                X = segments.X
-                t = torch.linspace(0, 1, n_points, dtype=X.dtype, device=X.device)
-                pair = torch.tensor([[0, 1]], device=X.device)
-                outputs = segments._replace(pairs=pair).outputs(t)[0]
-                kinks = t[:0]
+            X = segments.X
+            pair = torch.tensor([[0, 1]], device=X.device)
+            try:
+                (path, _), *_ = paths(segments.module, X, pair)
+            except NotWalkable:
+                path = None
+            if path is not None and path.is_linear:
+                t, outputs, kinks = path.t, path.values, path.t[1:-1]
             else:
-                stack, like = in_float64(layers, segments.X.device)
-                _, t, outputs = walk(stack, segments.X[None].to(like))
-                kinks = t[1:-1]
-        arrays = (x.cpu().numpy() for x in (t, outputs.flatten(1), kinks))
+                t = torch.linspace(0, 1, n_points, dtype=X.dtype, device=X.device)
+                outputs = segments._replace(pairs=pair).outputs(t)[0]
+                kinks = t[:0] if path is None else path.t[1:-1]
+        arrays = (x.cpu().numpy() for x in (t, outputs, kinks))
         return cls(*arrays).plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):

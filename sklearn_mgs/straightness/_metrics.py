@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
-import torch
-from sklearn.utils import check_random_state
 from torch import Tensor
 
-from sklearn_mgs._resolve import resolved
-from sklearn_mgs.gram._layers import check_samples_apart
-from sklearn_mgs.straightness._layers import applied_layers, has_kinks, is_piecewise_linear
+from sklearn_mgs.straightness._operations import NotWalkable
+from sklearn_mgs.straightness._pairs import check_count, pairs_of
 from sklearn_mgs.straightness._quadrature import (
     Segments,
     deflection_by_quadrature,
     gap_over_grid,
 )
-from sklearn_mgs.straightness._segments import kink_counts, segment_statistics
+from sklearn_mgs.straightness._segments import (
+    SegmentStatistics,
+    kink_counts,
+    segment_statistics,
+)
 
 __all__ = [
     "gradient_deflection",
     "gradient_gap_deviation",
     "make_deflection_scorer",
-    "pairs_of",
     "path_kinks",
-    "piecewise_linear_layers",
 ]
 
 
@@ -70,7 +67,8 @@ def gradient_deflection(
         If `estimator` holds no network, or several.
     ValueError
         If `X` has fewer than two samples, is not finite or not of floating point, `n_pairs` is
-        below 1, or `tol` is not positive.
+        below 1, `tol` is not positive, or a network that is not walked exactly has an
+        operation without forward-mode derivatives.
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
 
@@ -98,15 +96,18 @@ def gradient_deflection(
     The outputs :math:`f` are those of the network's linear output layer (logits, not
     probabilities), and of a skorch net whatever its module returns.
 
-    The integral is exact (in float64, to rounding) for networks that apply nothing but
-    `torch.nn` modules of the following kinds, one after the other, however nested: ``Linear``,
-    ``ReLU``, ``LeakyReLU``, ``Identity``, ``Flatten``, ``Unflatten``, convolutions, average
-    pooling, dropout and batch normalisation with running statistics. The activation pattern is
-    then walked along the segment; no grid is involved. Time and memory grow as the number of
-    pairs times of kinks times the cost of one layer's product (memory only with the kinks, since
-    pairs are taken in chunks).
+    The integral is exact (in float64, to rounding) for piecewise-linear networks, however they
+    are written, with modules or functions, residual sums and branches: those whose operations are
+    linear layers, convolutions, batch normalisation with running statistics, dropout, average
+    pooling, sums, means, scaling, padding, reshaping and the like, and with kinks ReLU,
+    LeakyReLU, PReLU, absolute values, clipping (``clamp``, ``Hardtanh``, ReLU6), maxima and
+    minima, max-pooling. The network's operations are watched while it maps points of the
+    segment, and each point where one has a kink is added; no grid is involved. Time grows as the
+    number of pairs times of kinks times the cost of one evaluation; memory is bounded, since
+    pairs, and long ones in parts, are taken in chunks.
 
-    For any other module, residual or with smooth activations, forward-mode derivatives are
+    For any other module, with smooth activations, operations that are not known here, or
+    samples that are not kept along the first dimension, forward-mode derivatives are
     integrated by Gauss-Legendre rules of 7 nodes on intervals that are bisected until `tol` is
     met, as far as rounding in the module's own precision lets it. Smooth networks get there
     after about 50 evaluations per pair, with errors far below `tol`. One with kinks needs several
@@ -131,12 +132,11 @@ def gradient_deflection(
     if not isinstance(tol, Real) or not tol > 0:
         raise ValueError(f"tol must be a positive number; got {tol!r}.")
     with pairs_of(estimator, X, n_pairs, random_state) as segments:
-        layers = piecewise_linear_layers(segments)
-        if layers is None:
+        exact = _exact_statistics(segments)
+        if exact is None:
             squared, chord = deflection_by_quadrature(segments, tol)
         else:
-            found = segment_statistics(layers, segments.X, segments.pairs)
-            squared, chord = found.deflection, found.chord
+            squared, chord = exact.deflection, exact.chord
     return _root_mean(squared, chord, relative)
 
 
@@ -210,14 +210,13 @@ def gradient_gap_deviation(
     >>> gradient_gap_deviation(linear, X)
     0.0
     """
-    _check_count("n_steps", n_steps)
+    check_count("n_steps", n_steps)
     with pairs_of(estimator, X, n_pairs, random_state) as segments:
-        layers = piecewise_linear_layers(segments)
-        if layers is None:
+        exact = _exact_statistics(segments)
+        if exact is None:
             squared, chord = gap_over_grid(segments, n_steps)
         else:
-            found = segment_statistics(layers, segments.X, segments.pairs)
-            squared, chord = found.gap, found.chord
+            squared, chord = exact.gap, exact.chord
     return _root_mean(squared, chord, relative)
 
 
@@ -246,7 +245,7 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
         If `estimator` holds no network, or several.
     ValueError
         If `X` has fewer than two samples, is not finite or not of floating point, `n_pairs` is
-        below 1, or the network cannot be walked up to its last activation with a kink.
+        below 1, or the network cannot be walked exactly up to its last operation with a kink.
     sklearn.exceptions.NotFittedError
         If `estimator` is not fitted.
 
@@ -257,10 +256,15 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
     Notes
     -----
     A kink is a point strictly inside the segment at which the activation pattern changes: the
-    input of at least one ReLU, or LeakyReLU whose slopes differ, changes sign. Several
-    units that change at one point (to 1e-10 of the segment) make one kink. Whether the outputs
-    notice does not matter: a unit that changes where nothing after it is active, or whose
-    outgoing weights are zero, counts too, with a jump of zero.
+    input of at least one ReLU, LeakyReLU whose slopes differ, or absolute value changes sign,
+    reaches a bound at which it is clipped, or another entry becomes the largest of a maximum or
+    of a window of max-pooling. Several units that change at one point (to 1e-10 of the segment)
+    make one kink. Whether the outputs notice does not matter: a unit that changes where
+    nothing after it is active, or whose outgoing weights are zero, counts too, with a jump of
+    zero.
+
+    Networks are counted that `gradient_deflection` walks exactly, and those that are smooth
+    after their last operation with a kink (a softmax at the end, say), or altogether.
 
     Examples
     --------
@@ -273,20 +277,14 @@ def path_kinks(estimator, X, *, n_pairs=1000, random_state=None) -> float:
     True
     """
     with pairs_of(estimator, X, n_pairs, random_state) as segments:
-        layers = applied_layers(segments.module, segments.X[:1])
-        while layers and not has_kinks(layers[-1]):
-            layers.pop()
-        if layers is None or not all(map(is_piecewise_linear, layers)):
+        try:
+            kinks = kink_counts(*segments)
+        except NotWalkable as reason:
             raise ValueError(
-                f"The kinks of {type(segments.module).__name__} cannot be counted: they are known "
-                "for networks that apply Linear, convolutions, average pooling, batch "
-                "normalisation, dropout, ReLU, LeakyReLU, Identity, Flatten and Unflatten modules "
-                "one after the other. Write the module so (ReLU as a module, not a function), or "
-                "use gradient_deflection, which takes any module."
-            )
-        if not layers:
-            return 0.0
-        kinks = kink_counts(layers, segments.X, segments.pairs)
+                f"The kinks of {type(segments.module).__name__} cannot be counted: {reason}. They "
+                "are known for networks that are piecewise linear up to the last ReLU or "
+                "max-pooling, of common operations; gradient_deflection takes any network."
+            ) from reason
     return float(kinks.double().mean())
 
 
@@ -356,40 +354,12 @@ class DeflectionScorer:
         return False
 
 
-def _check_count(name: str, value) -> None:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-
-
-@contextmanager
-def pairs_of(estimator, X, n_pairs, random_state) -> Iterator[Segments]:
-    """The fitted network between pairs of samples: two different rows, drawn uniformly."""
-    _check_count("n_pairs", n_pairs)
-    with resolved(estimator, X) as (module, samples):
-        check_samples_apart(module)
-        _check_samples(samples)
-        rng = check_random_state(0 if random_state is None else random_state)
-        first = rng.randint(len(samples), size=n_pairs)
-        second = (first + rng.randint(1, len(samples), size=n_pairs)) % len(samples)
-        pairs = torch.from_numpy(np.column_stack([first, second])).to(samples.device)
-        yield Segments(module, samples, pairs)
-
-
-def _check_samples(X: Tensor) -> None:
-    """Raise a ValueError unless segments can be drawn between these samples."""
-    if len(X) < 2:
-        raise ValueError(f"A segment runs between two samples; got {len(X)}. Pass at least 2.")
-    if not X.is_floating_point():
-        raise ValueError(
-            f"There is nothing between samples of type {X.dtype}; pass X in floating point, to a "
-            "network that takes real numbers."
-        )
-
-
-def piecewise_linear_layers(segments: Segments) -> list | None:
-    """The layers for the exact walk; None where the network has others."""
-    layers = applied_layers(segments.module, segments.X[:1])
-    return layers if layers and all(map(is_piecewise_linear, layers)) else None
+def _exact_statistics(segments: Segments) -> SegmentStatistics | None:
+    """What the exact walk finds; None where the network is not piecewise linear."""
+    try:
+        return segment_statistics(*segments)
+    except NotWalkable:
+        return None
 
 
 def _root_mean(squared: Tensor, chord: Tensor, relative: bool) -> float:

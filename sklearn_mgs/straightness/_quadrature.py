@@ -128,7 +128,14 @@ class Segments(NamedTuple):
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             # torch's own forward mode warns of its own use of torch.jit.script.
             warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
-            return self.evaluate(slope, i, t)
+            try:
+                return self.evaluate(slope, i, t)
+            except Exception as error:  # of many types: its values can be computed
+                raise ValueError(
+                    f"The slope of {type(self.module).__name__} between samples cannot be "
+                    f"computed: {error} Write its forward with torch operations that have "
+                    "forward-mode derivatives."
+                ) from error
 
     def chords(self) -> Tensor:
         """Differences of the outputs at the two ends, of shape (n_segments, n_outputs)."""
@@ -158,7 +165,8 @@ def deflection_by_quadrature(segments: Segments, tol: float) -> tuple[Tensor, Te
 def gap_over_grid(segments: Segments, n_steps: int) -> tuple[Tensor, Tensor]:
     """Mean over steps and outputs of the squared change of slope, and mean square chord."""
     X = segments.X
+    chord = segments.chords()
     t = torch.linspace(0, 1, n_steps + 1, dtype=X.dtype, device=X.device)
     i = torch.arange(len(segments.pairs), device=X.device)
     slopes = segments.slopes(i, t.expand(len(i), -1))
-    return slopes.diff(dim=1).square().mean((1, 2)), segments.chords().square().mean(1)
+    return slopes.diff(dim=1).square().mean((1, 2)), chord.square().mean(1)

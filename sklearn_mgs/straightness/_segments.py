@@ -1,4 +1,4 @@
-"""Exact walk of piecewise-linear networks along straight segments between samples."""
+"""Statistics of modules on segments between samples, from the exact walk."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs.straightness._layers import has_kinks
+from sklearn_mgs.straightness._operations import NotWalkable
+from sklearn_mgs.straightness._walk import Path, walk
 
-__all__ = ["Path", "SegmentStatistics", "in_float64", "kink_counts", "segment_statistics", "walk"]
-
-RESOLUTION = 1e-10
-"""Kinks whose t differ by no more than this are one point."""
+__all__ = ["SegmentStatistics", "kink_counts", "paths", "segment_statistics"]
 
 CHUNK_NUMBERS = 2**22
-"""About how many numbers one layer of one chunk of segments holds."""
-
-
-class Path(NamedTuple):
-    """Piecewise-linear functions on segments, by their knots in the order of (segment, t).
-
-    The knots of a segment are its two ends and every kink between them; the functions are
-    linear from one knot to the next.
-    """
-
-    segment: Tensor  # (n_knots,), integer
-    t: Tensor  # (n_knots,), from 0 to 1 within each segment
-    values: Tensor  # (n_knots, ...)
+"""About how many numbers one layer holds of the segments that are walked at once."""
 
 
 class SegmentStatistics(NamedTuple):
@@ -42,69 +28,9 @@ class SegmentStatistics(NamedTuple):
 
 
 @torch.no_grad()
-def walk(stack: nn.Sequential, ends: Tensor) -> Path:
-    """Outputs of a piecewise-linear stack along segments, exactly; `ends`: (n_segments, 2, ...).
-
-    Layer by layer: an affine layer maps the values at the knots, since it keeps a function
-    linear between them; before an activation, each sign change of a unit between two knots
-    becomes a knot itself, where all units are interpolated, which is exact too.
-    """
-    n = len(ends)
-    segment = torch.arange(n, device=ends.device).repeat_interleave(2)
-    path = Path(segment, ends.new_tensor([0.0, 1.0]).repeat(n), ends.flatten(0, 1))
-    for layer in stack:
-        if has_kinks(layer):
-            path = _with_sign_changes(path)
-        path = path._replace(values=layer(path.values))
-    return path
-
-
-def _sign_changes(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where units change sign between knots: (piece, fraction of the piece, t, unit), sorted."""
-    t, values = path.t, path.values.flatten(1)
-    negative = values < 0
-    crossed = negative[1:] ^ negative[:-1]
-    crossed &= (path.segment[1:] == path.segment[:-1])[:, None]
-    piece, unit = crossed.nonzero(as_tuple=True)
-    left, right = values[piece, unit], values[piece + 1, unit]
-    fraction = left / (left - right)
-    t_new = t[piece] + fraction * (t[piece + 1] - t[piece])
-    # A change at a knot needs no second one: an earlier layer's kink is there, or an end.
-    inside = (t_new - t[piece] > RESOLUTION) & (t[piece + 1] - t_new > RESOLUTION)
-    found = [x[inside] for x in (piece, fraction, t_new, unit)]
-    order = found[2].argsort()
-    order = order[found[0][order].argsort(stable=True)]
-    return tuple(x[order] for x in found)
-
-
-def _with_sign_changes(path: Path) -> Path:
-    """Add a knot wherever units change sign between two knots of one segment."""
-    piece, fraction, t, unit = _sign_changes(path)
-    first = torch.ones_like(piece, dtype=torch.bool)  # of the changes at one point
-    first[1:] = (piece[1:] != piece[:-1]) | (t.diff() > RESOLUTION)
-    knot = first.cumsum(0) - 1
-    piece, fraction, t = piece[first], fraction[first], t[first]
-
-    fraction = fraction.view(-1, *[1] * (path.values.ndim - 1))
-    values = torch.lerp(path.values[piece], path.values[piece + 1], fraction).contiguous()
-    values.flatten(1)[knot, unit] = 0.0  # not a rounding error, which has a sign
-    new = Path(path.segment[piece], t, values)
-    position = piece + 1 + torch.arange(len(piece), device=piece.device)
-    is_old = torch.ones(len(path.t) + len(piece), dtype=torch.bool, device=piece.device)
-    is_old[position] = False
-
-    def merge(old: Tensor, new: Tensor) -> Tensor:
-        merged = old.new_empty(len(is_old), *old.shape[1:])
-        merged[is_old], merged[position] = old, new
-        return merged
-
-    return Path(*(merge(o, n) for o, n in zip(path, new)))
-
-
-@torch.no_grad()
 def _statistics(path: Path, n: int) -> SegmentStatistics:
     """Exact integrals and sums over the linear pieces of each of `n` segments."""
-    values = path.values.flatten(1)
+    values = path.values
     within = path.segment[1:] == path.segment[:-1]
     segment = path.segment[1:][within]  # of each piece
     length = (path.t[1:] - path.t[:-1])[within]
@@ -123,39 +49,65 @@ def _statistics(path: Path, n: int) -> SegmentStatistics:
     return SegmentStatistics(deflection, gap, chord.square().mean(1), kinks)
 
 
-def in_float64(layers: list[nn.Module], device: torch.device) -> tuple[nn.Sequential, Tensor]:
-    """A copy of the layers as one stack, and an empty tensor of its type and device."""
+def _in_float64(module: nn.Module, device: torch.device) -> tuple[nn.Module, Tensor]:
+    """A copy of the module, and an empty tensor of its type and device."""
     like = torch.empty(0, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    return copy.deepcopy(nn.Sequential(*layers)).to(like), like
+    try:
+        return copy.deepcopy(getattr(module, "_orig_mod", module)).to(like), like  # not compiled
+    except Exception as error:  # whatever stands in the way of a copy
+        raise NotWalkable(f"a copy in float64 fails: {error}") from error
 
 
-def _walks(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> Iterator[tuple[Path, int]]:
-    """Walk some segments at once, so that memory is bounded; yield their path and number."""
-    stack, like = in_float64(layers, X.device)
-    for chosen in pairs.split(max(1, CHUNK_NUMBERS // _numbers(stack, X[:1].to(like)))):
-        yield walk(stack, X[chosen].to(like)), len(chosen)
+def paths(module: nn.Module, X: Tensor, pairs: Tensor) -> Iterator[tuple[Path, int]]:
+    """Walk the segments between samples ``pairs[i]``; yield paths of several, and of how many.
 
-
-@torch.no_grad()
-def _numbers(stack: nn.Sequential, x: Tensor) -> int:
-    """About how many numbers the widest layer holds of one segment's knots, at most."""
-    units, widest = 2, x.numel()
-    for layer in stack:
-        x = layer(x)
-        widest = max(widest, x.numel())
-        units += x.numel() if has_kinks(layer) else 0  # a kink of each is generous
-    return units * widest
-
-
-def segment_statistics(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> SegmentStatistics:
-    """Statistics of the segments between samples ``pairs[i]``, of shape (n_segments, 2).
-
-    The computation is in float64 (where the device has it; else on the CPU).
+    In float64 (where the device has it; else on the CPU). So that memory is bounded, some
+    segments are walked at once, or only a part of one.
     """
-    found = [_statistics(path, n) for path, n in _walks(layers, X, pairs)]
+    module, like = _in_float64(module, X.device)
+    _, counts = walk(module, X[[0, 0]][None].to(like))  # nothing between: only to count
+    numbers = (2 + counts.n_units) * counts.widest  # at most: a kink of each unit is generous
+    n_parts = (numbers // CHUNK_NUMBERS) | 1  # odd: the middle may be the kink of every unit
+    at_once = max(1, CHUNK_NUMBERS // numbers)
+    for chosen in pairs.split(at_once):
+        ends = X[chosen].to(like)
+        found = [walk(module, part)[0] for part in _split(ends, n_parts).split(at_once)]
+        yield _joined(found, n_parts), len(chosen)
+
+
+def _split(ends: Tensor, n_parts: int) -> Tensor:
+    """Ends (n_segments, 2, ...) of segments to those of `n_parts` equal parts of each."""
+    t = torch.linspace(0, 1, n_parts + 1, dtype=ends.dtype, device=ends.device)
+    t = t.view(-1, *[1] * (ends.ndim - 2))
+    points = torch.lerp(ends[:, :1], ends[:, 1:], t)  # (n_segments, n_parts + 1, ...)
+    return torch.stack([points[:, :-1], points[:, 1:]], 2).flatten(0, 1)
+
+
+def _joined(found: list[Path], n_parts: int) -> Path:
+    """One path from the paths of parts, whose inner ends are no kinks."""
+    if n_parts == 1:
+        return found[0]
+    segment = torch.cat([path.segment + i for i, path in enumerate(found)])
+    part = segment % n_parts
+    changes = segment.diff(prepend=segment[:1] - 1) != 0
+    first, last = changes & (part > 0), changes.roll(-1) & (part < n_parts - 1)
+    kept = ~(first | last)
+    t = (part + torch.cat([path.t for path in found])) / n_parts
+    values = torch.cat([path.values for path in found])
+    is_linear = all(path.is_linear for path in found)
+    return Path((segment // n_parts)[kept], t[kept], values[kept], is_linear)
+
+
+def segment_statistics(module: nn.Module, X: Tensor, pairs: Tensor) -> SegmentStatistics:
+    """Statistics of the segments between samples ``pairs[i]``, of shape (n_segments, 2)."""
+    found = []
+    for path, n in paths(module, X, pairs):
+        if not path.is_linear:
+            raise NotWalkable("its outputs are not piecewise linear")
+        found.append(_statistics(path, n))
     return SegmentStatistics(*map(torch.cat, zip(*found)))
 
 
-def kink_counts(layers: list[nn.Module], X: Tensor, pairs: Tensor) -> Tensor:
-    """Number of kinks of the segments between samples ``pairs[i]``; as `segment_statistics`."""
-    return torch.cat([path.segment.bincount() - 2 for path, _ in _walks(layers, X, pairs)])
+def kink_counts(module: nn.Module, X: Tensor, pairs: Tensor) -> Tensor:
+    """Number of kinks of the segments between samples ``pairs[i]``."""
+    return torch.cat([path.segment.bincount() - 2 for path, _ in paths(module, X, pairs)])

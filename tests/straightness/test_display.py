@@ -1,16 +1,20 @@
 """The picture of one segment."""
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.compose import make_column_transformer
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetRegressor
+from torch import nn
 
 from sklearn_mgs import straightness
 from sklearn_mgs.straightness import SegmentDisplay, path_kinks
@@ -59,6 +63,17 @@ def test_kinks(pyplot, mlp, data):
         assert len(display.kinks) > 2
         np.testing.assert_array_equal(display.t[1:-1], display.kinks)
         np.testing.assert_array_equal(display.kink_marks_.get_xdata(), display.kinks)
+
+
+def test_kinks_are_marked_on_smooth_outputs(pyplot, data):
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 3), nn.Softmax(1)
+    net = NeuralNetRegressor(partial(nn.Sequential, *layers), verbose=0).initialize()
+    X = data[0][:2].astype("float32")
+    display = SegmentDisplay.from_estimator(net, *X, n_points=50)
+    assert len(display.t) == len(display.outputs) == 50
+    assert len(display.kinks) == path_kinks(net, X, n_pairs=1) > 2
+    np.testing.assert_array_equal(display.kink_marks_.get_xdata(), display.kinks)
 
 
 def test_axes_and_legend(pyplot, mlp, data):

@@ -70,7 +70,7 @@ def test_nets_with_kinks_against_the_walk(tol):
     net = two_layers(nn.LeakyReLU(0.1))
     of = segments(net, n=40)
     squared, chord = deflection_by_quadrature(of, tol)
-    exact = segment_statistics(list(net), of.X, of.pairs)
+    exact = segment_statistics(net, of.X, of.pairs)
     torch.testing.assert_close(chord, exact.chord, rtol=1e-12, atol=1e-14)
     error = (squared / exact.deflection - 1).abs()
     assert error.quantile(0.9) < tol  # of two kinks close together both can be missed

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from sklearn_mgs.straightness import _segments
-from sklearn_mgs.straightness._layers import has_kinks
-from sklearn_mgs.straightness._segments import segment_statistics, walk
+from sklearn_mgs.straightness._segments import paths
 
 
 def dense(*weights_and_biases, activation=nn.ReLU):
@@ -21,6 +20,14 @@ def dense(*weights_and_biases, activation=nn.ReLU):
         linear.weight.data, linear.bias.data = weight, torch.tensor(bias, dtype=torch.float64)
         layers += [linear, activation()]
     return layers[:-1]
+
+
+def segment_statistics(layers, X, pairs):
+    return _segments.segment_statistics(nn.Sequential(*layers), X, pairs)
+
+
+def has_kinks(layer):
+    return isinstance(layer, nn.ReLU | nn.LeakyReLU) and getattr(layer, "negative_slope", 0) != 1
 
 
 def on_interval(layers, start, end):
@@ -171,7 +178,8 @@ def test_values_at_the_knots_are_the_outputs(layers):
     n_inputs = next(x for x in layers if isinstance(x, nn.Linear)).in_features
     ends = 2 * torch.randn(3, 2, n_inputs, dtype=torch.float64, generator=torch.manual_seed(7))
     net = nn.Sequential(*layers)
-    path = walk(net, ends)
+    (path, n), *_ = paths(net, ends.flatten(0, 1), torch.arange(6).view(3, 2))
+    assert n == 3
     assert (path.segment.diff() >= 0).all()
     assert (path.t.diff()[path.segment.diff() == 0] > 0).all()
     points = torch.lerp(ends[path.segment, 0], ends[path.segment, 1], path.t[:, None])
@@ -335,9 +343,8 @@ def test_chunks_do_not_matter(net, X, monkeypatch):
 
 
 def test_float32_nets_are_walked_in_float64_and_left_alone(net, X):
-    single = [layer.float() for layer in net]
+    single = nn.Sequential(*net).float()
     found = segment_statistics(single, X.float(), PAIRS)
     assert single[0].weight.dtype == torch.float32
     assert found.deflection.dtype == torch.float64
-    double = nn.Sequential(*single).double()
-    assert_same(found, segment_statistics(list(double), X.float().double(), PAIRS))
+    assert_same(found, segment_statistics(single.double(), X.float().double(), PAIRS))
