@@ -40,7 +40,7 @@ def mnist1d(rows: list[dict], image: Path) -> str:
             PUBLISHED["clean labels"][w],
         )
         for w, noise in cells
-        if noise and len(columns[w, noise]) > 2
+        if noise == 0.15 and len(columns[w, noise]) > 2
     }
     pieces = ["Test error in %, mean ± standard error (seeds).", markdown(header, lines)]
     if panels:
