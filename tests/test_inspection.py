@@ -152,6 +152,12 @@ def test_history_without_metrics(estimator, match):
         MGSHistoryDisplay.from_estimator(estimator())
 
 
+@pytest.mark.parametrize("estimator", [mlp, lambda: make_pipeline(StandardScaler(), mlp())])
+def test_history_of_what_is_not_fitted(estimator):
+    with pytest.raises(NotFittedError, match="MLPClassifier instance is not fitted"):
+        MGSHistoryDisplay.from_estimator(estimator())
+
+
 # ---------------------------------------------------------------------------------- path
 
 
@@ -228,6 +234,28 @@ def test_path_of_a_single_mgs_score():
     assert display.ax_.get_xscale() == "linear"
 
 
+def test_path_of_two_scores_of_one_metric():
+    scoring = {"all": make_mgs_scorer(), "sum": make_mgs_scorer(outputs="sum")}
+    search = GridSearchCV(mlp(), {"alpha": [0.1, 0.2]}, scoring=scoring, cv=2, refit="sum")
+    display = MGSPathDisplay.from_search(search.fit(X, y))
+    for label, name in (("trace", "all"), ("sum", "sum")):
+        means = -search.cv_results_[f"mean_test_{name}"]
+        np.testing.assert_allclose(display.mgs[label].mean(1), means)
+
+
+@pytest.mark.parametrize("strengths", [[1.0, 0.1], [1e9, 1e8]])
+def test_path_of_one_of_several_grids(strengths):
+    others = {"mgs_strength": [3.0], "alpha": [0.5]}
+    grids = [{"alpha": [5.0]}, {"mgs_strength": strengths}, others]
+    search = GridSearchCV(mlp(), grids, cv=2).fit(X, y)
+    display = MGSPathDisplay.from_search(search, param="mgs_strength")
+    if search.best_params_.keys() == {"mgs_strength", "alpha"}:
+        assert list(display.strengths) == [3.0]
+    else:
+        assert list(display.strengths) == sorted(strengths)
+    assert display.chosen == search.best_params_.get("mgs_strength")
+
+
 def test_path_of_this_package_s_own_search():
     fitted = MLPClassifierCV(
         mgs_strengths=[0.0, 0.1, 1.0], hidden_layer_sizes=(6,), max_iter=5, cv=2, random_state=0
@@ -242,6 +270,11 @@ def test_path_of_this_package_s_own_search():
     [
         ({"alpha": [1, 2]}, "beta", r"'beta' was not searched; expected one of \['alpha'\]"),
         ({"alpha": [1], "tol": [1]}, None, r"Can't tell which of \['alpha', 'tol'\]"),
+        (
+            {"activation": ["relu"]},
+            None,
+            r"'activation' was searched over \['relu'\], which are n",
+        ),
     ],
 )
 def test_path_of_what_was_not_searched(grid, param, match):
@@ -294,6 +327,31 @@ def test_kernel_of_a_regression():
     np.testing.assert_allclose(by_target.K, K[np.ix_(order, order)])
     assert given.labels is by_target.labels is None
     assert given.ax_.get_xlabel() == "sample"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_kernel_of_several_labels_is_ordered_by_the_first(given):
+    target = np.column_stack([y == 1, y == 2]).astype(int)
+    estimator = mlp(max_iter=60).fit(X, target)
+    shown = target if given else estimator.predict(X)
+    display = GramMatrixDisplay.from_estimator(estimator, X, target if given else None)
+    order = sorted(range(len(X)), key=lambda i: tuple(shown[i]))
+    K = GramMatrixDisplay.from_estimator(estimator, X[order], np.zeros(len(X))).K
+    np.testing.assert_allclose(display.K, K)
+    assert display.labels is None
+
+
+def test_kernel_ordered_by_a_column():
+    estimator = mlp().fit(X, y)
+    column = GramMatrixDisplay.from_estimator(estimator, X, y[:, None])
+    flat = GramMatrixDisplay.from_estimator(estimator, X, y)
+    np.testing.assert_array_equal(column.K, flat.K)
+    np.testing.assert_array_equal(column.labels, flat.labels)
+
+
+def test_kernel_with_labels_of_other_samples():
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[90, 5\]"):
+        GramMatrixDisplay.from_estimator(mlp().fit(X, y), X, y[:5])
 
 
 def test_kernel_of_a_draw():

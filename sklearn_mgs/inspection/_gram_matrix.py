@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import is_classifier
+from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 
 from sklearn_mgs._resolve import resolved
@@ -86,9 +88,10 @@ class GramMatrixDisplay:
             skorch net, or a pipeline or meta-estimator that holds one of them.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The samples, as the estimator's `predict` takes them.
-        y : array-like of shape (n_samples,), default=None
-            Classes to order by; targets of another kind order by value. None: the classes that
-            a classifier predicts, and the given order for others.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Classes to order by; targets of another kind order by value, several outputs by the
+            first of them, then the next. None: the classes that a classifier predicts, and the
+            given order for others.
         outputs : {"all", "random", "sum"}, default="all"
             Which outputs' gradients, see `sklearn_mgs.gram.gram_matrix`.
         normalize : bool, default=True
@@ -110,11 +113,13 @@ class GramMatrixDisplay:
         Raises
         ------
         ValueError
-            If `outputs` is not one of the names above, or `X` is not finite.
+            If `outputs` is not one of the names above, `X` is not finite, or `y` has another
+            number of samples.
         """
         check_matplotlib(cls.__name__)
         if outputs not in ("all", "random", "sum"):
             raise ValueError(f"outputs must be 'all', 'random' or 'sum'; got {outputs!r}.")
+        check_consistent_length(X, y)
         X, y, seed = subsample(X, y, max_samples, random_state)
         with resolved(estimator, X) as (module, inputs), torch.no_grad():
             generator = torch.Generator(inputs.device).manual_seed(seed)
@@ -126,8 +131,8 @@ class GramMatrixDisplay:
             y = estimator.predict(X)
         labels = None
         if y is not None:
-            order = np.argsort(y, kind="stable")
-            K, y = K[np.ix_(order, order)], np.asarray(y)[order]
+            y, order = _ordered(y)
+            K = K[np.ix_(order, order)]
             labels = y if type_of_target(y) in ("binary", "multiclass") else None
         return cls(K=K, labels=labels, normalized=normalize).plot(ax, **kwargs)
 
@@ -166,3 +171,12 @@ class GramMatrixDisplay:
         ax.set_yticks(centers, classes)
         ax.set(xlabel="samples by class", ylabel="samples by class")
         return self
+
+
+def _ordered(y) -> tuple[np.ndarray, np.ndarray]:
+    """Targets by value, rows of several by the first column, then the next; and their order."""
+    y = y.toarray() if issparse(y) else np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y.ravel()
+    order = np.argsort(y, kind="stable") if y.ndim == 1 else np.lexsort(y.T[::-1])
+    return y[order], order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_mgs._resolve import innermost
 from sklearn_mgs.inspection._plotting import (
@@ -110,9 +111,12 @@ class MGSHistoryDisplay:
         ------
         ValueError
             If the estimator has no history, or one without a metric.
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
         """
         check_matplotlib(cls.__name__)
         network, _ = innermost(estimator)
+        check_is_fitted(network)
         history = getattr(network, "history_", None) or getattr(network, "history", None)
         if not history:
             raise ValueError(

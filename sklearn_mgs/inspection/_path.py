@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -108,7 +110,7 @@ class MGSPathDisplay:
         Raises
         ------
         ValueError
-            If `param` was not searched, or not given where it can't be told.
+            If `param` was not searched, or not given where it can't be told, or is no number.
         sklearn.exceptions.NotFittedError
             If `search` is not fitted.
         """
@@ -116,8 +118,8 @@ class MGSPathDisplay:
         check_is_fitted(search, "cv_results_")
         table = search.cv_results_
         param = _strength_name(table, param)
-        best = getattr(search, "best_params_", None)
-        rows = _rows_like(table, param, best or table["params"][0])
+        best = getattr(search, "best_params_", None) or {}
+        rows, strengths = _rows_like(table, param, best)
         scores, mgs = {}, {}
         for name in (k.removeprefix("mean_test_") for k in table if k.startswith("mean_test_")):
             values = _splits(table, name)[rows]
@@ -125,13 +127,17 @@ class MGSPathDisplay:
                 search.scorer_.get(name) if isinstance(search.scorer_, dict) else search.scorer_
             )
             if isinstance(scorer, MGSScorer):
-                mgs[scorer.metric] = scorer.sign * values
+                label = name if scorer.metric in mgs else scorer.metric
+                mgs[label] = scorer.sign * values
             else:
                 scores[name] = values
-        strengths = np.asarray(table[f"param_{param}"], dtype=float)[rows]
-        chosen = best and best[param]
-        name = param.rpartition("__")[2]
-        display = cls(strengths=strengths, scores=scores, mgs=mgs, chosen=chosen, param_name=name)
+        display = cls(
+            strengths=strengths,
+            scores=scores,
+            mgs=mgs,
+            chosen=best.get(param),
+            param_name=param.rpartition("__")[2],
+        )
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, **kwargs):
@@ -213,15 +219,27 @@ def _strength_name(table, param: str | None) -> str:
     return strengths[0]
 
 
-def _rows_like(table, param: str, best: dict) -> np.ndarray:
-    """Rows that differ from `best` in `param` alone, by increasing strength."""
-    strengths = np.asarray(table[f"param_{param}"], dtype=float)
+def _rows_like(table, param: str, best: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that differ from `best` in `param` alone, by increasing strength; the strengths.
+
+    Of a search that chose from a grid without `param`: from the first candidate that has it.
+    """
+    candidates = table["params"]
+    like = best if param in best else next(c for c in candidates if param in c)
     rows = [
         i
-        for i, candidate in enumerate(table["params"])
-        if all(candidate.get(k) == value for k, value in best.items() if k != param)
+        for i, candidate in enumerate(candidates)
+        if candidate.keys() == like.keys()
+        and all(candidate[k] == value for k, value in like.items() if k != param)
     ]
-    return np.array(sorted(rows, key=lambda i: strengths[i]))
+    values = [candidates[i][param] for i in rows]
+    if not all(isinstance(value, Real) for value in values):
+        raise ValueError(
+            f"{param!r} was searched over {values}, which are not numbers; name a strength in "
+            "param."
+        )
+    order = np.argsort(values, kind="stable")
+    return np.array(rows)[order], np.array(values, dtype=float)[order]
 
 
 def _splits(table, name: str) -> np.ndarray:
