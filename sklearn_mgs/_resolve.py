@@ -154,7 +154,13 @@ def _like_parameters(module: nn.Module, X) -> Tensor:
             "a module with at least one."
         )
     if not isinstance(X, Tensor):
+        given = type(X).__name__
         X = X.toarray() if issparse(X) else np.asarray(X)
+        if X.dtype.kind not in "fiub":
+            raise TypeError(
+                f"Expected X as one array of numbers, got {given} of dtype {X.dtype}; pass what "
+                "the network takes as a single array."
+            )
         X = torch.as_tensor(X if X.flags.writeable else X.copy())
     dtype = parameter.dtype if X.is_floating_point() else X.dtype
     return X.to(parameter.device, dtype)

@@ -104,6 +104,20 @@ class MGSMonitor(Callback):
             self.samples_ = _safe_indexing(self.X, rows)
         return self
 
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """See whether the given samples are for this network."""
+        if self.X is None:
+            return
+        with resolved(net, self.samples_) as (module, samples), torch.no_grad():
+            try:
+                module(samples[:1])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"The network can't take MGSMonitor's X of shape {tuple(samples.shape)} "
+                    f"({error}); pass samples as the network gets them, after a pipeline's other "
+                    "steps."
+                ) from error
+
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Draw the samples before the first epoch."""
         if self.samples_ is None:

@@ -209,6 +209,11 @@ def _class_indices(estimator, y) -> Tensor:
     network, _ = innermost(estimator)
     y = np.asarray(y)
     if isinstance(network, NeuralNet):  # skorch: the labels are the indices
+        if y.dtype.kind not in "fiub":
+            raise ValueError(
+                f'outputs="target" of a skorch net needs y as class indices; got {y.dtype}. '
+                "Encode the labels, with LabelEncoder for instance."
+            )
         return torch.as_tensor(y)
     classes = getattr(network, "classes_", None)
     if classes is None:

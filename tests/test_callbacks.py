@@ -376,6 +376,26 @@ def test_bad_parameters_are_refused_before_training(make, callback, match):
         make(callback).fit(X32, y)
 
 
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (np.where(X < 0, np.nan, X), "Input X contains NaN"),
+        (
+            X[:, :2],
+            r"can't take MGSMonitor's X of shape \(\d+, 2\).*after a pipeline's other steps",
+        ),
+        (X.astype(str), "one array of numbers, got ndarray of dtype <U"),
+    ],
+    ids=["nan", "features", "strings"],
+)
+@pytest.mark.parametrize("make", [ours, skorch_net])
+def test_samples_that_do_not_fit_are_refused_before_training(make, given, match):
+    estimator = make(MGSMonitor(X=given))
+    with pytest.raises((ValueError, TypeError), match=match):
+        estimator.fit(X32, y)
+    assert not (estimator if make is skorch_net else estimator.net_).history
+
+
 def test_network_of_several_inputs():
     class TwoInputs(nn.Module):
         def __init__(self):

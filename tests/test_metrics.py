@@ -364,6 +364,11 @@ def test_bad_input(call, match):
         call(theirs().fit(X, y))
 
 
+def test_labels_of_a_skorch_net_are_indices():
+    with pytest.raises(ValueError, match=r"needs y as class indices; got <U1.*LabelEncoder"):
+        mgs_score(net().fit(X32, y), X32, y_text, outputs="target")
+
+
 def test_not_fitted():
     with pytest.raises(NotFittedError, match="not fitted"):
         mgs_score(clone(ours()), X)

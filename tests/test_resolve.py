@@ -130,6 +130,14 @@ def test_kinds_of_X(convert, fitted):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_X_that_is_no_array_of_numbers():
+    with (
+        pytest.raises(TypeError, match="one array of numbers, got dict of dtype object"),
+        resolved(fitted_net(), {"X": X}),
+    ):
+        pass
+
+
 def test_read_only_X_gives_no_warning(recwarn):
     data = X.astype(np.float32)
     data.flags.writeable = False
