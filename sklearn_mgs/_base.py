@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -271,8 +272,8 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     def _layer_units(self, X, targets) -> list[int]:
         hidden = self.hidden_layer_sizes
         hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
-        if any(size <= 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        if not all(isinstance(size, Integral) and size > 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}; give whole numbers.")
         return [X.shape[1], *map(int, hidden), self._n_outputs(targets)]
 
     def _n_batch(self, n_samples: int) -> int:
@@ -315,6 +316,8 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             raise ValueError(
                 f"y_val has classes that y has not: {unique_labels(y_val)} and {self.classes_}."
             )
+        if not is_classifier(self) and len(y_val) < 2:
+            raise ValueError("X_val and y_val must hold at least 2 samples for an R², got 1.")
         if sample_weight_val is not None:
             sample_weight_val = check_weight(sample_weight_val, X_val)
         return ValidationSet(X_val, y_val, sample_weight_val)

@@ -69,10 +69,13 @@ def check_combinations(estimator, has_validation_set: bool) -> None:
     """Raise a ValueError for parameters that are allowed alone but not together."""
     p = estimator
     size = p.mgs_batch_size
-    if p.mgs_strength and p.mgs_metric == "det" and size is not None and size < 2:
-        raise ValueError(
-            f"mgs_metric='det' compares samples: mgs_batch_size must be at least 2, got {size}."
-        )
+    if p.mgs_strength and size is not None and size < 2:
+        for name, value in (("mgs_metric", p.mgs_metric), ("mgs_centered", p.mgs_centered)):
+            if value not in ("trace", False):
+                raise ValueError(
+                    f"{name}={value!r} compares samples: mgs_batch_size must be at least 2, got "
+                    f"{size}."
+                )
     if p.mgs_strength and p.mgs_layers == "hidden" and not np.size(p.hidden_layer_sizes):
         raise ValueError(
             "mgs_layers='hidden' leaves out the output layer, and there is no other with "

@@ -97,6 +97,11 @@ def hold_out(
             f"samples of at least 3, got n_samples={len(keys)} with {len(present)} distinct. Give "
             f"more data, pass X_val and y_val, or set early_stopping=False."
         )
+    if not weight[~held_out].any():
+        raise ValueError(
+            f"validation_fraction={fraction} holds out all {len(present)} distinct samples and "
+            f"leaves none to train on. Lower it, or give more data."
+        )
     return held_out
 
 

@@ -81,6 +81,18 @@ def test_unknown_names_list_the_valid_ones(blobs, parameter, value, valid):
         ({"mgs_batch_size": 0}, r"'mgs_batch_size'.*\[1, inf\)"),
         ({"mgs_batch_size": 2.5}, r"'mgs_batch_size'.*int"),
         ({"batch_size": 0}, r"'batch_size'.*\[1, inf\)"),
+        (
+            {"hidden_layer_sizes": (2.5,)},
+            r"hidden_layer_sizes must be > 0 and integers, got \[2.5",
+        ),
+        (
+            {"hidden_layer_sizes": (3, 0)},
+            r"hidden_layer_sizes must be > 0 and integers, got \[3, 0",
+        ),
+        (
+            {"mgs_strength": 1, "mgs_centered": True, "mgs_batch_size": 1},
+            "mgs_centered=True compares samples: mgs_batch_size must be at least 2, got 1",
+        ),
         ({"max_iter": 0}, r"'max_iter'.*\[1, inf\)"),
         ({"callbacks": "EarlyStopping"}, "'callbacks'.*Got 'EarlyStopping'"),
         ({"device": 0}, "'device'.*str.*Got 0"),
@@ -296,6 +308,23 @@ def test_validation_labels_that_training_does_not_know(blobs, labels_val):
     clf = classifier(early_stopping=True)
     with pytest.raises(ValueError, match=r"y_val has classes that y has not: .* and \[0 1 2\]"):
         clf.fit(X, y, X_val=X, y_val=labels_val[y])
+
+
+def test_a_single_sample_has_no_r2(blobs):
+    X, y = blobs
+    reg = MLPRegressor(**SMALL, early_stopping=True)
+    with pytest.raises(ValueError, match="must hold at least 2 samples for an R², got 1"):
+        reg.fit(X, y, X_val=X[:1], y_val=y[:1])
+    assert classifier(early_stopping=True).fit(X, y, X_val=X[:1], y_val=y[:1]).n_iter_ == 3
+
+
+def test_a_fraction_that_leaves_nothing_to_train_on(blobs):
+    X, y = blobs
+    clf = classifier(early_stopping=True, validation_fraction=0.999)
+    with pytest.raises(ValueError, match=r"=0.999 holds out all 40 distinct.*Lower it"):
+        clf.fit(X, y)
+    with pytest.raises(ValueError, match=r"holds out all \d+ distinct"):
+        clf.fit(np.vstack([X, X + 9]), np.tile(y, 2), np.repeat([1, 0], 40))
 
 
 @pytest.mark.parametrize(
