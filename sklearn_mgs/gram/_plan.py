@@ -74,6 +74,7 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
     layers = parameter_layers(module)
     check_samples_apart(module)
     runs = [_Run(module, list(layers), first(X, n)) for n in (1, 2)]
+    _check_alone(module, X, *(run.output for run in runs))
     owners = Counter(
         id(p) for m in module.modules() for p in m._parameters.values() if p is not None
     )
@@ -95,6 +96,28 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
     if plan.fallback:
         plan.strategy = choose_strategy(module, X, list(plan.fallback))
     return plan
+
+
+@torch.no_grad()
+def _check_alone(module: nn.Module, X: Samples, one: Tensor, two: Tensor) -> None:
+    """Raise a ValueError if the first sample's output changes with the second beside it."""
+
+    def differ(a: Tensor, b: Tensor) -> bool:
+        a, b = promoted(a), promoted(b)
+        allowed = max(0.02, 8 * torch.finfo(one.dtype).eps) * a.norm()  # TF32, autocasting
+        return a.shape == b.shape and bool((a - b).norm() > allowed)
+
+    if len(one) != 1 or len(two) != 2 or not differ(one[0], two[0]):
+        return
+    with evaluating(module):
+        again = output_matrix(apply(module, first(X, 1)))
+    if not differ(one[0], again[0]):  # else the module is random
+        raise ValueError(
+            f"The output of {type(module).__name__} at one sample changes with another beside it, "
+            "so samples interact and have no gradients of their own. Samples must be apart in the "
+            "first dimension: look for layers that are told another (batch_first=False, a softmax "
+            "with dim=0) and for statistics of the batch."
+        )
 
 
 _REFUTED = "its calls alone don't make the gradient: its parameters or samples act elsewhere too"

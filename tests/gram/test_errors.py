@@ -56,6 +56,43 @@ def test_jacobian_message(module):
         jacobian(module, X)
 
 
+class Centring(nn.Module):
+    def forward(self, X):
+        return X - X.mean(0)
+
+
+def attention(batch_first):
+    layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=batch_first)
+    return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Linear(3, 4), layer, nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        attention(batch_first=False),
+        nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=0), nn.Linear(4, 2)),
+        nn.Sequential(Centring(), nn.Linear(3, 2)),
+    ],
+    ids=["attention", "softmax", "centring"],
+)
+def test_samples_that_meet_without_batch_statistics(module):
+    X = torch.arange(12.0).view(4, 3).sin()
+    with pytest.raises(ValueError, match=r"changes with another beside it.*batch_first=False"):
+        gram_matrix(module, X)
+
+
+def test_samples_apart_are_not_refused():
+    X = torch.arange(12.0).view(4, 3).sin()
+    gram_trace(attention(batch_first=True), X)
+    gram_trace(nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1)), X)
+
+    class Noisy(nn.Linear):
+        def forward(self, X):
+            return super().forward(X + torch.randn_like(X))
+
+    gram_trace(nn.Sequential(Noisy(3, 4), nn.Linear(4, 2)), X)
+
+
 def test_layer_that_the_outputs_do_not_depend_on():
     class Idle(nn.Module):
         def __init__(self):
