@@ -214,7 +214,8 @@ def _class_indices(estimator, y) -> Tensor:
                 f'outputs="target" of a skorch net needs y as class indices; got {y.dtype}. '
                 "Encode the labels, with LabelEncoder for instance."
             )
-        return torch.as_tensor(y)
+        whole = y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.round(y)).all()
+        return torch.as_tensor(y.astype(np.int64) if whole else y)  # binary nets take floats
     classes = getattr(network, "classes_", None)
     if classes is None:
         raise ValueError(

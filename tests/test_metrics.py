@@ -25,7 +25,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 import sklearn_mgs
@@ -362,6 +362,18 @@ def several_labels():
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call(theirs().fit(X, y))
+
+
+def test_labels_of_a_binary_skorch_net_are_floats():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
+    target = (y > 0).astype(np.float32)
+    binary = NeuralNetBinaryClassifier(module, max_epochs=1, verbose=0, train_split=None)
+    binary.fit(X32, target)
+    options = {"outputs": "target", "metric": "cosine"}
+    G = np.where(target, 1, -1)[:, None] * np.hstack([X32, np.ones((90, 1))])
+    expected = by_hand(G @ G.T, "cosine")
+    assert mgs_score(binary, X32, target, **options) == pytest.approx(expected, rel=1e-4)
 
 
 def test_labels_of_a_skorch_net_are_indices():
