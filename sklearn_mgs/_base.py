@@ -153,9 +153,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     def _build(self, X, targets, device):
         """Make a new network with scikit-learn's initial weights, and forget the old records."""
         self._network = self._asked_network(X, targets)
-        units = self._network["layers"]
-        dtype = X.dtype if self.dtype == "auto" else np.dtype(self.dtype)
-        torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
+        units, torch_dtype = self._network["layers"], getattr(torch, self._network["dtype"])
         if device.type == "mps" and torch_dtype == torch.float64:
             raise ValueError("device='mps' has no double precision; set dtype='float32'.")
         module = MLP(units, self.activation, self.dropout, torch_dtype)
@@ -190,11 +188,14 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             "layers": units,
             "activation": self.activation,
             "dropout": self.dropout,
+            "dtype": X.dtype.name if self.dtype == "auto" else self.dtype,
             "loss": self._loss_name(),
         }
 
     def _check_same_network(self, X, targets) -> None:
         asked = self._asked_network(X, targets)
+        if self.dtype == "auto":
+            asked["dtype"] = self._network["dtype"]
         if asked != self._network:
             raise ValueError(
                 f"Training can't go on with a network of {self._network} where the data and the "

@@ -124,7 +124,7 @@ def as_tensor(X, dtype: torch.dtype, device) -> Tensor:
     """Dense or sparse array to a tensor; memory is shared only where it may be written to."""
     X = X.toarray() if issparse(X) else np.asarray(X)
     if X.dtype == np.longdouble:
-        X = X.astype(np.float64)  # torch knows no wider floats
+        X = X.astype(np.float64, copy=False)  # torch knows no wider floats
     if not X.flags.writeable or any(stride < 0 for stride in X.strides):
         X = X.copy()  # torch warns about read-only memory, and refuses negative strides
     if X.dtype.byteorder not in "=|" + ("<" if np.little_endian else ">"):

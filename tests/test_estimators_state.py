@@ -305,7 +305,7 @@ def test_strength_alone_may_change_without_a_new_unit(blobs):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"hidden_layer_sizes": (7,)}, {"activation": "tanh"}, {"dropout": 0.5}],
+    [{"hidden_layer_sizes": (7,)}, {"activation": "tanh"}, {"dropout": 0.5}, {"dtype": "float32"}],
     ids=str,
 )
 def test_another_network_is_no_warm_start(blobs, changed):
