@@ -45,7 +45,7 @@ SMOOTH = frozenset(
     logsumexp layer_norm group_norm rms_norm var lstm gru rnn_tanh scaled_dot_product_attention
     """.split()
 )
-"""Without kinks."""
+"""Without kinks, inside their domain."""
 
 TRAINING = {
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), 2),

@@ -113,7 +113,10 @@ class Walk(_InFloat64):
         inputs = self.followed(_flat((*args, *kwargs.values())))
         if not inputs:
             return super().__torch_dispatch__(func, types, args, kwargs)
-        name = func.overloadpacket.__name__.removesuffix("_")  # in place or not
+        name = func.overloadpacket.__name__
+        if name not in _KNOWN and name.endswith("_"):
+            name = name.removesuffix("_")
+            self._forget_aliases(args[0])
         if name not in _KNOWN or is_random(name, args):
             return self._decomposed(func, args, kwargs)
         is_linear = self._before(name, args, inputs)
@@ -124,6 +127,15 @@ class Walk(_InFloat64):
                 raise NotWalkable(f"it moves the samples from the first dimension ({func})")
             self._follow(x, is_linear)
         return outputs
+
+    def _forget_aliases(self, x: Tensor) -> None:
+        """Other tensors with the memory of `x`, which is to be changed, hold nothing known."""
+        if x not in self._states:
+            raise NotWalkable("it writes into a tensor that does not depend on the samples")
+        memory = x.untyped_storage().data_ptr()
+        for other, state in list(self._states.items()):
+            if other is not x and other.untyped_storage().data_ptr() == memory:
+                self._states[other] = state._replace(is_linear=False)
 
     def _decomposed(self, func, args: tuple, kwargs: dict):
         """Run the simpler operations that an unknown one consists of."""
@@ -159,10 +171,12 @@ class Walk(_InFloat64):
             for switch in SWITCHES[name](*args):
                 self.n_units += switch.numel() // n
                 found.append(sign_changes(switch.reshape(n, -1), self.segment, tiny))
-        if not sum(len(piece) for piece, _ in found):
+        if not found:
             return
         piece, fraction = map(torch.cat, zip(*found))
         grow = growth(piece, fraction, self.segment, self.t)
+        if not len(grow.piece):
+            return
         self.segment, self.t = grow.merge(self.segment, self.segment[grow.piece]), grow(self.t)
         self._growths.append(grow)
         self._counts.append(n)

@@ -358,6 +358,18 @@ def view_changed_in_place(m, X):
     return m.c(z)
 
 
+def view_made_smooth(m, X):
+    z = m.a(X)
+    z.view(-1, 2, 4).tanh_()
+    return z.relu()
+
+
+def written_into(m, X):
+    z = torch.zeros(len(X), 8, dtype=X.dtype)
+    z[:, :] = m.a(X).tanh()
+    return m.c(z.relu())
+
+
 def only_single_precision(m, X):
     assert X.dtype == torch.float32, "pass float32"
     return m.c(m.a(X).relu())
@@ -387,7 +399,9 @@ REFUSED = {
     "samples second": (lambda m, X: m.a(X).T.relu().T.contiguous(), "from the first dimension"),
     "over samples": (over_samples, "from the first dimension"),
     "sum along samples": (lambda m, X: m.c(m.a(X).cumsum(0).relu()), "not those that the walk"),
-    "view in place": (view_changed_in_place, "not those that the walk finds"),
+    "view in place": (view_changed_in_place, "outputs are not (piecewise linear|those that)"),
+    "relu of a view in place": (view_made_smooth, "applies relu to what is not"),
+    "written into": (written_into, "writes into a tensor that does not depend on the samples"),
     "dropout": (lambda m, X: m.c(F.dropout(m.a(X))), "uses aten.*, whose kinks are not known"),
     "batch statistics": (
         lambda m, X: F.batch_norm(m.a(X), None, None, training=True),
