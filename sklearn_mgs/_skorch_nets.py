@@ -142,9 +142,10 @@ class _MGSNet:
         """Penalty in units of its value now, on samples spread evenly over the data set."""
         n = get_len(dataset)
         index = np.unique(np.linspace(0, n - 1, min(n, CALIBRATION_SAMPLES)).astype(int))
-        batches = self.get_iterator(Subset(dataset, index.tolist()), training=False)
-        parts = [to_tensor(unpack_data(b), device=self.device) for b in batches]
-        X, y = tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        # All at once: from batch to batch sequences may be padded to other lengths.
+        options = {**self.get_params_for("iterator_valid"), "batch_size": len(index)}
+        batches = self.iterator_valid(Subset(dataset, index.tolist()), **options)
+        X, y = to_tensor(unpack_data(next(iter(batches))), device=self.device)
         self._set_training(True)  # a module may keep a part of itself from it
         check_samples_apart(self.module_)
         with evaluating(self.module_), torch.no_grad():

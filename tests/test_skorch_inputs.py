@@ -5,6 +5,7 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
+from torch.utils.data import StackDataset
 
 from sklearn_mgs import MGSNeuralNetClassifier
 
@@ -57,6 +58,33 @@ def test_inputs_apart_are_inputs_side_by_side(given, options):
     for name in ("train_loss", "mgs_penalty", "valid_loss"):
         np.testing.assert_allclose(got.history[:, name], want.history[:, name], rtol=1e-12)
     for a, b in zip(got.module_.parameters(), want.module_.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+class Summed(nn.Module):
+    """A sequence's tokens, embedded and summed; zeros pad it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, X):
+        return self.head(torch.tanh(self.embed(X)).sum(1))
+
+
+def padded(samples):
+    sequences, labels = zip(*samples)
+    return nn.utils.rnn.pad_sequence(sequences, batch_first=True), torch.tensor(labels)
+
+
+@pytest.mark.parametrize("options", [{}, {"mgs_batch_size": 3}], ids=str)
+def test_sequences_padded_mini_batch_by_mini_batch(options):
+    sequences = [torch.as_tensor(rng.integers(1, 9, 1 + i)) for i in range(30)]
+    collate = {"iterator_train__collate_fn": padded, "iterator_valid__collate_fn": padded}
+    data = StackDataset(sequences, Y.tolist())
+    apart = fit(data, Summed, y=None, train_split=None, **collate, **options)
+    together = fit(padded([*data])[0], Summed, train_split=None, **options)
+    for a, b in zip(apart.module_.parameters(), together.module_.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
