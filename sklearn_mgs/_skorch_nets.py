@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -82,16 +83,18 @@ class _MGSNet:
     def _check_mgs_params(self):
         for name in ("mgs_strength", "alpha", "l1"):
             value = getattr(self, name)
-            if not value >= 0:
+            if not (isinstance(value, Real) and float(value) >= 0):
                 raise ValueError(f"{name} must be 0 or more, got {value!r}.")
         if self.coherence not in COHERENCES:
             raise ValueError(f"coherence must be one of {COHERENCES}, got {self.coherence!r}.")
         threshold = self.coherence_threshold
-        if threshold is not None and not -1 <= threshold <= 1:
+        if not (
+            threshold is None or (isinstance(threshold, Real) and -1 <= float(threshold) <= 1)
+        ):
             raise ValueError(f"coherence_threshold must be None or in [-1, 1], got {threshold!r}.")
         size = self.mgs_batch_size
         least = 2 if self.mgs_metric == "det" else 1
-        if size is not None and size < least:
+        if not (size is None or (isinstance(size, Integral) and int(size) >= least)):
             raise ValueError(
                 f"mgs_batch_size must be None or at least {least} for "
                 f"mgs_metric={self.mgs_metric!r}, got {size!r}."
