@@ -113,6 +113,13 @@ def test_history_marks_the_restored_epoch():
     assert_legend_beside_data(display)
 
 
+def test_history_of_early_stopping_alone():
+    display = MGSHistoryDisplay.from_estimator(watched(MGSEarlyStopping(), max_iter=20))
+    assert display.mgs_ax_ is None
+    assert display.mgs_lines_ == []
+    assert texts(display.ax_) == ["training loss", "agreement", "restored epoch"]
+
+
 def test_history_of_a_skorch_net_in_a_pipeline():
     net = NeuralNetClassifier(
         nn.Linear(5, 3),

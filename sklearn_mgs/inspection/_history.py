@@ -57,7 +57,7 @@ class MGSHistoryDisplay:
         The figure that holds the plot.
     ax_ : matplotlib Axes
         The axes of the curves.
-    mgs_ax_ : matplotlib Axes
+    mgs_ax_ : matplotlib Axes or None
         The axes of the metrics, on the same place.
     lines_ : list of matplotlib Line2D
         The curves.
@@ -95,8 +95,8 @@ class MGSHistoryDisplay:
         Parameters
         ----------
         estimator : object
-            A fitted estimator of this package or skorch net with an `MGSMonitor` among its
-            callbacks (or an MGS penalty), or what holds one of them.
+            A fitted estimator of this package or skorch net with an `MGSMonitor` or an
+            `MGSEarlyStopping` among its callbacks (or an MGS penalty), or what holds one of them.
         ax : matplotlib Axes, default=None
             Axes to plot on; None creates a figure.
         **kwargs : dict
@@ -127,7 +127,7 @@ class MGSHistoryDisplay:
         metrics = {
             label: _relative(key, columns[key]) for key, label in MGS.items() if key in columns
         }
-        if not metrics:
+        if not metrics and "mgs_agreement" not in columns:
             raise ValueError(
                 f"The history has no column of a metric, only {sorted(columns)}; fit with "
                 "callbacks=[MGSMonitor()]."
@@ -153,15 +153,16 @@ class MGSHistoryDisplay:
             Itself.
         """
         ax = axes_or_new(ax, type(self).__name__)
-        self.ax_, self.figure_, self.mgs_ax_ = ax, ax.figure, ax.twinx()
+        self.ax_, self.figure_, self.mgs_ax_, self.mgs_lines_ = ax, ax.figure, None, []
         self.lines_ = [
             _line(ax, curve, **{"label": label, "color": grey, **kwargs})
             for grey, (label, curve) in zip(greys(len(self.curves)), self.curves.items())
         ]
-        self.mgs_lines_ = [
-            _line(self.mgs_ax_, values, **{"label": label, "color": f"C{i}", "ls": "--", **kwargs})
-            for i, (label, values) in enumerate(self.metrics.items())
-        ]
+        if self.metrics:
+            self.mgs_ax_ = ax.twinx()
+        for i, (label, values) in enumerate(self.metrics.items()):
+            style = {"label": label, "color": f"C{i}", "ls": "--", **kwargs}
+            self.mgs_lines_.append(_line(self.mgs_ax_, values, **style))
         handles = [*self.lines_, *self.mgs_lines_]
         self.restored_line_ = None
         if self.restored_epoch is not None:
@@ -171,8 +172,9 @@ class MGSHistoryDisplay:
             handles.append(self.restored_line_)
         ax.set(xlabel="epoch", ylabel="loss or score")
         ax.locator_params(axis="x", integer=True)
-        self.mgs_ax_.set_ylabel("metric / its first value (dashed)")
-        log_scale(self.mgs_ax_, "y")
+        if self.metrics:
+            self.mgs_ax_.set_ylabel("metric / its first value (dashed)")
+            log_scale(self.mgs_ax_, "y")
         legend_above(ax, handles)
         return self
 
