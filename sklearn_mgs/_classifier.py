@@ -127,7 +127,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         of this step's gradient. "batch": cosine between the gradients of the mini-batch's
         halves. With these two the regulariser acts in full or not at all.
     class_weight : dict, list of dict or "balanced", default=None
-        Weights of the classes, as in scikit-learn; multiplied into `sample_weight`.
+        Weights of the classes, as in scikit-learn; multiplied into `sample_weight`. "balanced"
+        counts the samples, whatever their weights.
     device : str, default="auto"
         "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps", ….
     dtype : {"auto", "float32", "float64"}, default="auto"
