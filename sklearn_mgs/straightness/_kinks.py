@@ -65,7 +65,7 @@ def maximum_changes(windows: Tensor, segment: Tensor, tiny: Tensor) -> tuple[Ten
         ahead = right - right.gather(1, line)
         behind = behind.where(behind > tiny, 0.0)
         fraction, line = (
-            (behind / (behind + ahead)).where(ahead > tiny, torch.inf).min(1, keepdim=True)
+            (behind / (behind + ahead)).where(ahead > 0, torch.inf).min(1, keepdim=True)
         )
         goes_on = fraction[:, 0].isfinite()
         piece, left, right, line = (x[goes_on] for x in (piece, left, right, line))

@@ -370,6 +370,12 @@ def written_into(m, X):
     return m.c(z.relu())
 
 
+def changed_in_numpy(m, X):
+    z = m.a(X)
+    np.tanh(z.numpy(), out=z.numpy())
+    return m.c(z)
+
+
 def only_single_precision(m, X):
     assert X.dtype == torch.float32, "pass float32"
     return m.c(m.a(X).relu())
@@ -388,7 +394,8 @@ REFUSED = {
     "smooth before": (lambda m, X: m.c(m.a(X).tanh().relu()), "applies relu to what is not"),
     "softmax before": (lambda m, X: F.relu(m.a(X).softmax(1)), "applies relu to what is not"),
     "product": (lambda m, X: (m.a(X) * m.b(m.a(X))).relu(), "applies relu to what is not"),
-    "quotient": (lambda m, X: (1 / (3 + m.a(X))).abs(), "applies abs to what is not"),
+    "reciprocal": (lambda m, X: (1 / (3 + m.a(X))).abs(), "applies abs to what is not"),
+    "quotient": (lambda m, X: (m.a.bias / m.a(X)).abs(), "applies abs to what is not"),
     "pool": (lambda m, X: F.max_pool1d(m.a(X).exp()[:, None], 2), "applies max_pool1d to what"),
     "mask": (lambda m, X: m.c(m.a(X) * (m.a(X) > 0)), "aten.gt.Scalar, whose kinks are not"),
     "sorted": (lambda m, X: m.c(m.a(X).sort(1)[0]), "aten.sort.default, whose kinks are not"),
@@ -400,6 +407,7 @@ REFUSED = {
     "over samples": (over_samples, "from the first dimension"),
     "sum along samples": (lambda m, X: m.c(m.a(X).cumsum(0).relu()), "not those that the walk"),
     "view in place": (view_changed_in_place, "outputs are not (piecewise linear|those that)"),
+    "memory in numpy": (changed_in_numpy, "not those that the walk finds"),
     "relu of a view in place": (view_made_smooth, "applies relu to what is not"),
     "written into": (written_into, "writes into a tensor that does not depend on the samples"),
     "dropout": (lambda m, X: m.c(F.dropout(m.a(X))), "uses aten.*, whose kinks are not known"),
