@@ -208,6 +208,13 @@ class _MGSNet:
     def _make_regularizer(self):
         previous = None if self.regularizer_ is None else self.regularizer_.coherence
         gate = make_gate(self.coherence_threshold, self.coherence, previous)
+        reduction = getattr(self.criterion_, "reduction", "mean")
+        if gate is not None and gate.measure == "batch" and reduction == "sum":
+            raise ValueError(
+                "coherence='batch' takes the mean of two halves' losses, so that the criterion "
+                "must be a mean over samples; got one with reduction='sum'. Pass "
+                "criterion__reduction='mean' and a larger lr."
+            )
         return WeightRegularizer(self.module_, self.alpha, self.l1, gate)
 
     def train_step_single(self, batch, **fit_params):

@@ -183,3 +183,10 @@ def test_l1_takes_each_weights_own_learning_rate(gate):
     assert torch.equal(first, first_plain)
     threshold = 0.3 * 10.0 / len(X)
     torch.testing.assert_close(last, last_plain - last_plain.clamp(-threshold, threshold))
+
+
+def test_halves_of_a_sum_are_refused():
+    gate = {"coherence_threshold": 0.2, "coherence": "batch"}
+    with pytest.raises(ValueError, match=r"must be a mean over samples.*reduction='mean'"):
+        fit(X, dense, criterion__reduction="sum", **gate)
+    fit(X, dense, criterion__reduction="sum")
