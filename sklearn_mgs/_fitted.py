@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from sklearn.utils.metaestimators import available_if
@@ -16,6 +18,23 @@ __all__ = ["FittedNetwork"]
 
 PREDICTION_ROWS = 8192
 """Samples that go through the network at once when predicting: bounds the memory."""
+
+
+class _Arrays(list):
+    """Arrays of the layers; what takes the place of one is written into the network."""
+
+    def __init__(self, arrays, write: Callable[[list], object]):
+        super().__init__(arrays)
+        self.write = write
+
+    def __setitem__(self, place, value):
+        changed = list(self)
+        changed[place] = value
+        self.write(changed)
+        super().__setitem__(place, value)
+
+    def __reduce__(self):
+        return list, (list(self),)  # a copy is only a list
 
 
 class FittedNetwork:
@@ -60,8 +79,9 @@ class FittedNetwork:
     @property
     def coefs_(self) -> list[np.ndarray]:
         """Weights, the l-th of shape (n_units[l], n_units[l + 1])."""
-        linears = self._fitted_net("coefs_").module_.linears
-        return [m.weight.detach().cpu().numpy().T for m in linears]
+        module = self._fitted_net("coefs_").module_
+        arrays = [m.weight.detach().cpu().numpy().T for m in module.linears]
+        return _Arrays(arrays, lambda coefs: module.write(coefs, self.intercepts_))
 
     @coefs_.setter
     def coefs_(self, coefs):
@@ -70,8 +90,9 @@ class FittedNetwork:
     @property
     def intercepts_(self) -> list[np.ndarray]:
         """Biases, the l-th of shape (n_units[l + 1],)."""
-        linears = self._fitted_net("intercepts_").module_.linears
-        return [m.bias.detach().cpu().numpy() for m in linears]
+        module = self._fitted_net("intercepts_").module_
+        arrays = [m.bias.detach().cpu().numpy() for m in module.linears]
+        return _Arrays(arrays, lambda intercepts: module.write(self.coefs_, intercepts))
 
     @intercepts_.setter
     def intercepts_(self, intercepts):

@@ -386,6 +386,24 @@ def test_coefs_may_be_assigned(blobs):
     assert clf.compression_ratio_ > 1
 
 
+def test_coefs_of_one_layer_may_be_assigned(blobs):
+    X, y = blobs
+    clf = classifier().fit(X, y)
+    other = classifier(random_state=9).fit(X, y)
+    for layer in range(2):
+        clf.coefs_[layer] = other.coefs_[layer]
+        clf.intercepts_[layer] = other.intercepts_[layer]
+    np.testing.assert_array_equal(clf.predict_proba(X), other.predict_proba(X))
+    clf.coefs_[-1] *= 0
+    assert not clf.coefs_[-1].any()
+    with pytest.raises(ValueError, match=r"Layer 1 has coefs of shape \(6, 3\)"):
+        clf.coefs_[1] = np.zeros((3, 6))
+    copied = pickle.loads(pickle.dumps(clf.coefs_))
+    assert type(copied) is list
+    copied[0] = other.coefs_[0] + 1
+    assert (clf.coefs_[0] < copied[0]).all()
+
+
 @pytest.mark.parametrize(
     ("coefs", "message"),
     [
