@@ -164,8 +164,8 @@ class MGSScorer:
     max_samples: int | None = None
     random_state: int | np.random.RandomState | None = None
 
-    def __call__(self, estimator, X, y=None, sample_weight=None) -> float:
-        """Score a fitted estimator; greater is more similar. The weights play no part."""
+    def __call__(self, estimator, X, y=None) -> float:
+        """Score a fitted estimator; greater is more similar."""
         return self.sign * mgs_score(estimator, X, y, **vars(self))
 
     @property

@@ -18,7 +18,7 @@ from skorch.callbacks import (
     LRScheduler,
 )
 
-from sklearn_mgs import MGSMonitor, MLPClassifier, MLPRegressor, make_mgs_scorer, mgs_score
+from sklearn_mgs import MGSMonitor, MLPClassifier, MLPRegressor
 
 SMALL = {"hidden_layer_sizes": (5,), "max_iter": 6, "batch_size": 16, "random_state": 0}
 
@@ -263,13 +263,6 @@ def test_monitor_gets_the_weights_and_the_regressor_is_watched_too(line):
     monitor = callback.ScoringMonitor(scoring="r2")
     reg = watched(MLPRegressor(**SMALL), monitor).fit(*line, sample_weight=weight)
     assert monitor.get_logs().data[0]["r2"] == reg.score(*line, weight)
-
-
-def test_monitor_of_similarity_alone_where_samples_have_weights(blobs):
-    weight = np.linspace(0.1, 3, 40)
-    monitor = callback.ScoringMonitor(scoring=make_mgs_scorer())
-    clf = watched(classifier(), monitor).fit(*blobs, sample_weight=weight)
-    assert monitor.get_logs().data[0]["score"] == -mgs_score(clf, blobs[0])
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
