@@ -133,7 +133,7 @@ class Segments(NamedTuple):
             except Exception as error:  # of many types: its values can be computed
                 raise ValueError(
                     f"The slope of {type(self.module).__name__} between samples cannot be "
-                    f"computed: {error} Write its forward with torch operations that have "
+                    f"computed ({error}); write its forward with torch operations that have "
                     "forward-mode derivatives."
                 ) from error
 

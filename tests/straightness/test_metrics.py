@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch import NeuralNetRegressor
 from torch import nn
 
 import sklearn_mgs
@@ -27,6 +27,7 @@ from sklearn_mgs.straightness import (
     path_kinks,
 )
 from sklearn_mgs.straightness._segments import segment_statistics
+from tests.straightness.written import MaskedNet, skorch_net
 
 MEASURES = (gradient_deflection, gradient_gap_deviation, path_kinks)
 
@@ -46,26 +47,6 @@ def mlp(data):
 def relu_net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 2))
-
-
-class ConvNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.out = nn.Conv2d(1, 3, 2), nn.Linear(3, 2)
-
-    def forward(self, X):
-        return self.out(torch.relu(self.conv(X.view(-1, 1, 2, 2))).flatten(1))
-
-
-class MaskedNet(ConvNet):
-    def forward(self, X):
-        z = self.conv(X.view(-1, 1, 2, 2))
-        return self.out((z * (z > 0)).flatten(1))
-
-
-def skorch_net(module, **kwargs):
-    net = NeuralNetClassifier(module, criterion=nn.CrossEntropyLoss, verbose=0, **kwargs)
-    return net.initialize()
 
 
 def one_unit(activation="relu"):
@@ -220,48 +201,6 @@ def test_this_packages_skorch_net(data):
         relu_net, criterion=nn.CrossEntropyLoss, verbose=0, max_epochs=1, train_split=None
     )
     assert path_kinks(net.fit(X, data[1]), X, n_pairs=20) > 0
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_convolutional_skorch_net(measure, data):
-    net = skorch_net(ConvNet)
-    X = data[0].astype("float32")
-    found = measure(net, X, n_pairs=20)
-    # The same network with its convolution as a dense layer (one patch: the whole image).
-    module = net.module_
-    dense = nn.Linear(4, 3)
-    dense.weight.data, dense.bias.data = module.conv.weight.detach().flatten(1), module.conv.bias
-    twin = skorch_net(partial(nn.Sequential, dense, nn.ReLU(), module.out))
-    assert found == pytest.approx(measure(twin, X, n_pairs=20), rel=1e-9)
-    assert found > 0
-
-
-def test_modules_that_are_not_walked(data):
-    """The same network, written with an operation that is not known, is integrated."""
-    masked, walked = skorch_net(MaskedNet), skorch_net(ConvNet)
-    masked.module_.load_state_dict(walked.module_.state_dict())
-    X = data[0].astype("float32")
-    found = gradient_deflection(masked, X, n_pairs=20, tol=1e-4)
-    exact = gradient_deflection(walked, X, n_pairs=20)
-    assert found == pytest.approx(exact, rel=1e-3)
-    assert found != exact
-    # A kink in a grid's step is a jump of the slope: the sum over the steps is that over kinks.
-    grid = gradient_gap_deviation(masked, X, n_pairs=20, n_steps=400) * np.sqrt(400)
-    kinks = gradient_gap_deviation(walked, X, n_pairs=20) * np.sqrt(3)
-    assert 0.2 * kinks < grid <= kinks
-
-
-def test_modules_without_slopes(data):
-    """Numbers that leave torch have no derivative."""
-
-    class Numpy(ConvNet):
-        def forward(self, X):
-            return torch.from_numpy(np.tanh(super().forward(X).detach().numpy()))
-
-    net, X = skorch_net(Numpy), data[0].astype("float32")
-    for measure in (gradient_deflection, gradient_gap_deviation):
-        with pytest.raises(ValueError, match=r"slope of Numpy .* forward-mode derivatives"):
-            measure(net, X, n_pairs=2)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
