@@ -94,9 +94,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Whose parameters' gradients make the kernel: all layers', all but the output layer's, the
         first layer's, or all with each layer's share divided by its initial value.
     mgs_relative : bool, default=False
-        Whether gradients are those with respect to relative changes of the layers, ``W (I + E)``
-        and ``b + W e``. The first layer's share then depends on the network's function alone, and
-        no longer on how the layers share its scale.
+        Whether gradients are those with respect to relative changes of the layers,
+        ``W (I + √p E)`` and ``b + √p W e``, p being a layer's inputs. The first layer's share
+        then depends on the network's function alone, and no longer on how the layers share its
+        scale.
     mgs_centered : bool or "class", default=False
         Whether the kernel is centred: on the mean gradient of the mini-batch,
         or of each sample's class.
