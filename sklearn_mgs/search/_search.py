@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,12 @@ def takes_weight(scorer) -> bool:
 
 
 def _score(name, scorer, estimator, X, y, kwargs) -> float:
-    score = scorer(estimator, X, y, **kwargs)
+    """A score; with a warning not a number where the scorer fails, as in GridSearchCV."""
+    try:
+        score = scorer(estimator, X, y, **kwargs)
+    except Exception as error:
+        warnings.warn(f"The scorer {name!r} failed; its score is nan. {error!r}", stacklevel=2)
+        return np.nan
     if np.ndim(score) or not np.issubdtype(np.asarray(score).dtype, np.number):
         raise ValueError(f"scoring must return a number, got {score!r} from the scorer {name!r}.")
     return float(score)

@@ -415,6 +415,22 @@ def test_progress_bar_over_epochs_and_groups_with_the_best_score(capsys, backend
     assert not capsys.readouterr().err
 
 
+def test_a_scorer_that_fails_costs_its_scores_not_the_search():
+    def scorer(estimator, X, y):
+        if estimator.mgs_strength == 0.1:
+            raise RuntimeError("no")
+        return estimator.score(X, y)
+
+    scoring = {"accuracy": "accuracy", "often": scorer}
+    with pytest.warns(UserWarning, match=r"scorer 'often' failed.*RuntimeError\('no'\)"):
+        ours = classifier(scoring=scoring, refit="often").fit(X, y)
+    lone = MLPClassifier(**PARAMS)
+    theirs = GridSearchCV(lone, {"mgs_strength": STRENGTHS}, scoring=scoring, refit="often", cv=3)
+    with pytest.warns(match="non-finite"), pytest.warns(match="Scoring failed"):
+        assert_same_search(ours, theirs.fit(X, y))
+    assert_array_equal(np.isnan(ours.scores_["often"]), [[False, True, False, False]] * 3)
+
+
 def test_candidates_that_fail_score_nan_and_rank_last():
     options = {"mgs_strengths": [1e200, 0.0], "solver": "sgd"}
     with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6.*scores are nan"):
