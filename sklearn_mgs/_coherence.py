@@ -206,7 +206,7 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
     along = gr / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     across = (rr - along.square()).clamp_min(0).sqrt()
     room = across * threshold - along * sine
-    return torch.where(room > 0, norm * sine / room, torch.where(norm > 0, math.inf, 0.0))
+    return torch.where(room <= 0, torch.where(norm > 0, math.inf, 0.0), norm * sine / room)
 
 
 def _pull(
@@ -229,7 +229,7 @@ def inner_products(
     a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0
 ) -> tuple[Tensor, ...]:
     """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
-    return _squared_norm(a), unit * _inner(a, b), unit**2 * _squared_norm(b)
+    return _squared_norm(a), unit * _inner(a, b), unit * (unit * _squared_norm(b))
 
 
 def _gradient(p: Tensor) -> Tensor:

@@ -230,6 +230,15 @@ def test_coherent_steps_of_other_optimizers(blobs, optimizer, measure, threshold
     assert_same_fit(clf.module_, clf.history_, module, found)
 
 
+@pytest.mark.parametrize("strength", ["alpha", "l1"])
+def test_strengths_that_overflow(blobs, strength):
+    gate = {"coherence_threshold": 0.5, "max_iter": 2}
+    with pytest.raises(ValueError, match="non-finite parameter weights or losses in epoch 1"):
+        classifier(coherence="trend", **gate, **{strength: 1e200}).fit(*blobs)
+    closed = classifier(coherence="total", **gate, **{strength: 1e200}).fit(*blobs)
+    assert set(closed.history_[:, "regularized"]) == {0.0}
+
+
 def conv_net():
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3)
