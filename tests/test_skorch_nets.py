@@ -340,10 +340,11 @@ def test_a_step_asks_the_device_for_nothing(images, kwargs):
         net.train_step(batch)
 
 
-def test_comparing_halves_in_one_pass_asks_the_device_for_nothing(images):
+@pytest.mark.parametrize("strength", [0.0, 0.1])
+def test_comparing_halves_in_one_pass_asks_the_device_for_nothing(images, strength):
     dense = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3))
     gate = {"coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1}
-    net, batch = prepared(images, "cpu", module=dense, **gate)
+    net, batch = prepared(images, "cpu", module=dense, mgs_strength=strength, **gate)
     assert net.one_pass_[1]
     with NoWaiting():
         net.train_step(batch)
