@@ -2,9 +2,9 @@
 
 python benchmarks/cv_estimators.py [--repeats 1] [--threads 2] [--device cpu] [--float32]
 
-Digits, ten strengths, five folds, batch 64, 50 epochs; each contender has `--threads` workers.
-They are processes, started before the clock. scikit-learn's MLP has no penalty and searches over
-ten values of alpha. With `--float32` in single precision alone.
+Digits, ten strengths, five folds, batch 64, 50 epochs, the penalty of all layers; each contender
+has `--threads` workers. They are processes, started before the clock. scikit-learn's MLP has no
+penalty and searches over ten values of alpha. With `--float32` in single precision alone.
 `benchmarks/halving.py` compares the choices with and without halving.
 """
 
@@ -38,7 +38,7 @@ def start_workers(n_jobs):
 
 def contenders(X, y, args, **params):
     params = dict(batch_size=64, max_iter=50, n_iter_no_change=1000, random_state=0, **params)
-    ours = dict(**params, device=args.device)
+    ours = dict(**params, mgs_layers="all", device=args.device)
     together = MLPClassifierCV(**ours, n_jobs=args.threads)
     values = np.concatenate([[0], np.logspace(-3, 1, 9)])
 

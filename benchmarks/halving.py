@@ -27,6 +27,7 @@ def compare(X, y, args, hidden, n_runs=10):
             max_iter=50,
             n_iter_no_change=1000,
             random_state=seed,
+            mgs_layers="all",
             n_jobs=args.threads,
             device=args.device,
         )

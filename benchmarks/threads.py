@@ -41,7 +41,9 @@ def main():
     args = arguments(__doc__, repeats=3)
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype("float32")
-    params = dict(batch_size=64, max_iter=20, n_iter_no_change=1000, random_state=0)
+    params = dict(
+        batch_size=64, max_iter=20, n_iter_no_change=1000, random_state=0, mgs_layers="all"
+    )
     for name, (search, backend) in searches(dict(hidden_layer_sizes=(128, 128), **params)).items():
 
         def fit(n_jobs, search=search, backend=backend):
