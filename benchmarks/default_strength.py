@@ -4,7 +4,7 @@ Every estimator parameter but the strength is at its default. Each data set (at 
 samples) is split five times; strengths are ranked within each split by accuracy (with
 --regression by R²) on clean test data. Inputs, and a regression's targets, are standardised.
 
-    python benchmarks/default_strength.py --data PATH/TO/cls [--layers all]
+    python benchmarks/default_strength.py --data PATH/TO/cls [--layers auto]
     python benchmarks/default_strength.py --data PATH/TO/reg --regression
 
 The folder holds .npz files with X and y. Results accumulate in benchmarks/results; what is there
@@ -61,7 +61,7 @@ def splits(path, stratify, n_splits=5, n_train=1000, n_test=1000):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--layers", nargs="+", default=["all"])
+    parser.add_argument("--layers", nargs="+", default=["auto"])
     parser.add_argument("--regression", action="store_true")
     args = parser.parse_args()
     if not args.data.is_dir():

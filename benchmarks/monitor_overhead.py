@@ -46,8 +46,10 @@ FITS = {
     "skorch, (100,), batch 64": skorch_net,
     "(100,), batch 64": estimator(batch_size=64),
     "(100,), batch 200 (default)": estimator(),
-    "(100,), batch 64, penalised": estimator(batch_size=64, mgs_strength=0.1),
-    "(128, 128), batch 64, penalised": estimator((128, 128), batch_size=64, mgs_strength=0.1),
+    "(100,), batch 64, penalised": estimator(batch_size=64, mgs_strength=0.1, mgs_layers="all"),
+    "(128, 128), batch 64, penalised": estimator(
+        (128, 128), batch_size=64, mgs_strength=0.1, mgs_layers="all"
+    ),
     "(512, 512), batch 64": estimator((512, 512), batch_size=64),
 }
 

@@ -27,7 +27,12 @@ NOISE = 0.6
 CANDIDATES = {
     "none": {"mgs_strength": [0.0], "alpha": [1e-4]},
     "L2": {"mgs_strength": [0.0], "alpha": [1.0, 3.0, 10.0, 30.0, 100.0, 300.0]},
-    "MGS trace": {"mgs_strength": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0], "alpha": [1e-4]},
+    "MGS, default": {"mgs_strength": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0], "alpha": [1e-4]},
+    "MGS trace": {
+        "mgs_strength": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
+        "mgs_layers": ["all"],
+        "alpha": [1e-4],
+    },
     "MGS trace, hidden": {
         "mgs_strength": [0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
         "mgs_layers": ["hidden"],

@@ -25,11 +25,12 @@ from sklearn_mgs.gram import gram_matrix, mgs_metric
 NETS = {"784-300-100-10": (300, 100), "784-512-512-512-10": (512, 512, 512)}
 KINDS = {
     "plain": {"mgs_strength": 0.0},
-    "trace": {"mgs_strength": 0.1, "mgs_metric": "trace"},
+    "trace": {"mgs_strength": 0.1},
     "det": {"mgs_strength": 0.1, "mgs_metric": "det"},
-    "relative trace": {"mgs_strength": 0.1, "mgs_relative": True},
+    "plain trace": {"mgs_strength": 0.1, "mgs_layers": "all"},
+    "trace of all samples": {"mgs_strength": 0.1, "mgs_batch_size": None},
 }
-TARGETS = {"trace": 1.7, "det": 2.3, "relative trace": None}
+TARGETS = {"trace": 1.7, "det": 2.3, "plain trace": 1.7, "trace of all samples": None}
 
 
 def data(n):

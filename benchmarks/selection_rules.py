@@ -50,6 +50,7 @@ SETTINGS = {
     "batch_size": 64,
     "max_iter": 40,
     "n_iter_no_change": 40,
+    "mgs_layers": "all",
 }
 
 

@@ -31,6 +31,7 @@ from sklearn_mgs._module import MLP
 from sklearn_mgs._net import MLPNet
 from sklearn_mgs._objective import Objective, mgs_targets
 from sklearn_mgs._optimizer import WeightRegularizer
+from sklearn_mgs._penalty_options import kernel_samples, penalty_options
 from sklearn_mgs._sklearn_callbacks import CallbackSupportMixin, EpochTasks
 from sklearn_mgs.penalty import MGSPenalty
 
@@ -206,10 +207,8 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         """Write the present parameters into the net: they may change between warm starts."""
         net = self.net_
         objective = net.criterion_
-        for name in ("mgs_strength", "mgs_batch_size", "input_noise"):
+        for name in ("mgs_strength", "input_noise", "jacobian_strength", "gradient_strength"):
             setattr(objective, name, getattr(self, name))
-        objective.jacobian_strength = self.jacobian_strength
-        objective.gradient_strength = self.gradient_strength
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
         net.compile = self.compile
@@ -220,14 +219,8 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
 
     def _prepare_penalty(self, samples, X, targets, salt) -> None:
         """Measure the penalty's unit at the present weights, unless the net has that penalty."""
-        options = {
-            "metric": self.mgs_metric,
-            "outputs": self._mgs_outputs(),
-            "layers": self.mgs_layers,
-            "relative": self.mgs_relative,
-            "centered": self.mgs_centered,
-        }
-        objective = self.net_.criterion_
+        objective, options = self.net_.criterion_, penalty_options(self)
+        objective.mgs_batch_size = kernel_samples(self, len(samples))
         if not self.mgs_strength or _has_attributes(objective.penalty, options):
             return
         weight = samples.host_weight
@@ -239,17 +232,6 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         targets = mgs_targets(objective.loss, batch.y)
         penalty = MGSPenalty(**options)
         objective.penalty = penalty.calibrate(self.module_, batch.X, targets, batch.sample_weight)
-
-    def _mgs_outputs(self) -> str:
-        """The reduction of outputs that "auto" stands for."""
-        if self.mgs_outputs != "auto":
-            return self.mgs_outputs
-        loss = self._loss_name()
-        if loss == "log_loss" or (loss == "binary_log_loss" and self.n_outputs_ == 1):
-            return "target"
-        if self.n_outputs_ == 1 or self.solver == "lbfgs":
-            return "all"
-        return "random"
 
     def _solver_options(self) -> dict:
         if self.solver == "adam":

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_mgs._data import Batch
+from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs._module import MLP
 from sklearn_mgs._objective import Objective, Terms, mgs_targets
 from sklearn_mgs.gram._outputs import directions
@@ -64,22 +65,28 @@ class ClosedForm:
         several = module.linears[-1].out_features > 1
         return not (objective.mgs_strength and penalty.outputs == "all" and several)
 
-    @property
-    def splits(self) -> bool:
+    def splits(self, batch: Batch) -> bool:
         """Whether the gradient is a sum over samples, each seen alone."""
         if self.objective.input_noise:
             return False
         if self.weights is None:
             return True
-        return self.objective.penalty.splits and self.objective.mgs_batch_size is None
+        weighted_part = self.objective.mgs_batch_size and batch.sample_weight is not None
+        return self.objective.penalty.splits and not weighted_part
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
         Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
-        mini-batch's halves have in their sum.
+        mini-batch's halves have in their sum; each half makes its part of the kernel.
         """
+        rows, size = None, self.objective.mgs_batch_size
+        n = batch.n_samples if size is None else min(batch.n_samples, size)
+        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
+        if halves is not None:
+            rows = HalfRows(batch, size if self.weights is not None else None)
+            batch, n, weight = rows.batch, rows.n_kernel, rows.kernel_weight
         X = batch.X
         if self.objective.input_noise:
             X = X + self.objective.input_noise * torch.randn_like(X)
@@ -87,33 +94,29 @@ class ClosedForm:
         loss, G = _LOSSES[self.objective.loss](
             outputs, batch.y, batch.sample_weight, self.objective.label_smoothing
         )
+        slopes = [a.slope(A) for a, A in zip(self.activations, inputs[1:])]
         penalty = None
         if self.weights is not None:
-            penalty = _Penalty(self, inputs, outputs, batch)
+            penalty = _Penalty(self, inputs, slopes, outputs, batch.y[:n], weight)
         for i in reversed(range(len(self.linears))):
-            linear, A = self.linears[i], inputs[i]
-            pairs = [(G, A)]
+            linear, pairs = self.linears[i], [(G, inputs[i])]
             if penalty is not None and i in penalty.U:
                 pairs.append((penalty.D[i], penalty.U[i]))
-            if halves is None:
-                linear.weight.grad = _sum_of_products(pairs, slice(None))
+            if rows is None:
+                linear.weight.grad = _sum_of_products(pairs)
             else:
-                middle = batch.n_samples // 2
-                parts = slice(0, middle), slice(middle, None)
-                halves.append(tuple(_sum_of_products(pairs, part) for part in parts))
+                halves.append([_sum_of_products(pairs, parts) for parts in rows.of_halves])
                 linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
             if i:
                 G = G @ linear.weight
                 if penalty is not None:
                     penalty.add_input_adjoint(G, i)
-                slope = None if penalty is None else penalty.slopes[i]
-                if slope is None or len(slope) < len(G):
-                    slope = self.activations[i - 1].slope(A)
-                G = G.mul_(slope)
+                G = G.mul_(slopes[i - 1])
                 if penalty is not None:
                     penalty.add_slope_adjoint(G, i)
         value = None if penalty is None else penalty.value
+        outputs = outputs if rows is None else rows.restored(outputs)
         return Terms(loss, loss if value is None else loss + value, value, outputs)
 
     def _forward(self, X: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -126,12 +129,14 @@ class ClosedForm:
         return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
 
 
-def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], part: slice) -> Tensor:
-    """Sum of ``Gᵀ A`` over pairs, of a part of the samples."""
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], parts=()) -> Tensor:
+    """Sum of ``Gᵀ A`` over pairs; with `parts`, of those of each pair's rows."""
+    if parts:
+        pairs = [(G[rows], A[rows]) for (G, A), part in zip(pairs, parts) for rows in part]
     (G, A), *others = pairs
-    total = G[part].mT @ A[part]
+    total = G.mT @ A
     for G, A in others:
-        total.addmm_(G[part].mT, A[part])
+        total.addmm_(G.mT, A)
     return total
 
 
@@ -148,14 +153,13 @@ class _Penalty:
         Adjoint of ``D_l W_l``, of each layer but the first, or relative gradients' of all.
     """
 
-    def __init__(self, form: ClosedForm, inputs, outputs, batch: Batch):
-        objective = form.objective
-        n = min(batch.n_samples, objective.mgs_batch_size or batch.n_samples)
+    def __init__(self, form: ClosedForm, inputs, slopes, outputs, y, weight: Tensor | None):
+        objective, n = form.objective, len(y)
         self.n, self.omega, self.relative = n, form.weights, objective.penalty.relative
         self.A = [A[:n] for A in inputs]
+        self.slopes = dict(enumerate((slope[:n] for slope in slopes), 1))
         self.activations = form.activations
-        targets = mgs_targets(objective.loss, batch.y[:n])
-        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
+        targets = mgs_targets(objective.loss, y)
         V = directions(outputs[:n], objective.penalty.outputs, targets)[0]
         self._recursion(form.linears, V)
         share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
@@ -169,10 +173,9 @@ class _Penalty:
 
     def _recursion(self, linears, V: Tensor) -> None:
         """``D_{l-1} = (D_l W_l) ∘ φ'_l``."""
-        self.D, self.products, self.slopes = [V], {}, {}
+        self.D, self.products = [V], {}
         for i in reversed(range(1, len(linears))):
             product = self.D[0] @ linears[i].weight
-            self.slopes[i] = self.activations[i - 1].slope(self.A[i])
             if self.activations[i - 1].curvature is None and not self.relative:
                 self.D.insert(0, product.mul_(self.slopes[i]))
             else:  # the product is needed once more
@@ -213,28 +216,37 @@ class _TraceShare:
 
     def __init__(self, A, D, omega):
         self.A, self.D, self.omega = A, D, omega
-        self.a2 = [torch.linalg.vecdot(a, a).add_(1) for a in A]
-        self.d2 = [torch.linalg.vecdot(d, d) for d in D]
 
     def value(self, objective, targets, weight, n_outputs) -> Tensor:
-        """The value; each sample's share of it is kept in ``rows``."""
-        share = objective.mgs_strength / objective.penalty.scale_
-        n = len(self.a2[0])
-        self.rows = share * (1 / n if weight is None else weight / divisor(weight))
-        shares = zip(self.omega, self.a2, self.d2)
-        trace = sum(w * a2 * d2 for w, a2, d2 in shares if w is not None)
-        return (self.rows * trace).sum()
+        """The value; what it changes by with each ``‖d‖²`` and ``‖a‖²`` is kept, twice."""
+        n = len(self.A[0])
+        mean = 1 / n if weight is None else weight / divisor(weight)
+        twice = 2 * objective.mgs_strength / objective.penalty.scale_ * mean
+        value = torch.zeros_like(objective.penalty.scale_)
+        self.by_d, self.by_a = {}, {}
+        for i, omega in enumerate(self.omega):
+            if omega is not None:
+                share, d2 = omega * twice, _squared_norms(self.D[i])
+                self.by_d[i] = _squared_norms(self.A[i]).add_(1).mul_(share)
+                self.by_a[i] = share * d2
+                value += torch.dot(self.by_d[i], d2)
+        return value / 2
 
     def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
         """Add the adjoint of D_i through the layer's share."""
         if self.omega[i] is None:
             return torch.zeros_like(self.D[i]) if E is None else E
-        factor = (2 * self.omega[i] * self.rows * self.a2[i])[:, None]
+        factor = self.by_d[i][:, None]
         return self.D[i] * factor if E is None else E.addcmul_(self.D[i], factor)
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         if self.omega[i] is not None:
-            G.addcmul_(self.A[i], (2 * self.omega[i] * self.rows * self.d2[i])[:, None])
+            G.addcmul_(self.A[i], self.by_a[i][:, None])
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Of each row; in one pass, which `vecdot` does not make of it."""
+    return torch.linalg.vector_norm(rows, dim=-1).square_()
 
 
 class _KernelShare:

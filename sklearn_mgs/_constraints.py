@@ -44,10 +44,10 @@ CONSTRAINTS: dict = {
     "mgs_strength": _NON_NEGATIVE,
     "mgs_metric": [StrOptions({"trace", "det"})],
     "mgs_outputs": [StrOptions({"auto", "target", "all", "random", "sum"})],
-    "mgs_layers": [StrOptions({"all", "hidden", "first", "balanced"})],
+    "mgs_layers": [StrOptions({"auto", "all", "hidden", "first", "balanced"})],
     "mgs_relative": ["boolean"],
     "mgs_centered": ["boolean", StrOptions({"class"})],
-    "mgs_batch_size": [None, *_COUNT],
+    "mgs_batch_size": [None, StrOptions({"auto"}), *_COUNT],
     "l1": _NON_NEGATIVE,
     "dropout": _FRACTION,
     "input_noise": _NON_NEGATIVE,
@@ -69,7 +69,7 @@ def check_combinations(estimator, has_validation_set: bool) -> None:
     """Raise a ValueError for parameters that are allowed alone but not together."""
     p = estimator
     size = p.mgs_batch_size
-    if p.mgs_strength and size is not None and size < 2:
+    if p.mgs_strength and size not in (None, "auto") and size < 2:
         for name, value in (("mgs_metric", p.mgs_metric), ("mgs_centered", p.mgs_centered)):
             if value not in ("trace", False):
                 raise ValueError(
@@ -110,7 +110,7 @@ def _check_lbfgs(p) -> None:
         "l1": p.l1 > 0,
         "coherence_threshold": p.coherence_threshold is not None,
         "mgs_outputs": p.mgs_strength > 0 and p.mgs_outputs == "random",
-        "mgs_batch_size": p.mgs_strength > 0 and p.mgs_batch_size is not None,
+        "mgs_batch_size": p.mgs_strength > 0 and p.mgs_batch_size not in (None, "auto"),
     }
     names = [name for name, used in unfit.items() if used]
     if names:

@@ -124,7 +124,7 @@ def test_mgs_penalty_of_other_targets(blobs, labels, metric, outputs, kind):
     X = blobs[0]
     y = X[:, :2] ** 2 if kind == "regression" else labels[kind]
     make = regressor if kind == "regression" else classifier
-    est = make(mgs_strength=0.4, mgs_metric=metric, mgs_outputs=outputs)
+    est = make(mgs_strength=0.4, mgs_metric=metric, mgs_outputs=outputs, mgs_layers="all")
     module = start(est, X, y)
     X_, y_ = tensors(X, y.reshape(len(y), -1).astype(float))
 
@@ -146,7 +146,9 @@ def test_mgs_penalty_of_other_targets(blobs, labels, metric, outputs, kind):
 
 def test_target_of_a_binary_classifier_is_the_signed_logit(blobs, labels):
     X, y = blobs[0], labels["binary"]
-    clf = classifier(mgs_strength=0.4, mgs_outputs="target", mgs_centered=True)
+    clf = classifier(
+        mgs_strength=0.4, mgs_outputs="target", mgs_layers="all", mgs_centered=True
+    )
     module = start(clf, X, y)
     X_, y_ = tensors(X, y)
     sign = (2.0 * y_ - 1)[:, None].double()
@@ -167,7 +169,7 @@ def test_target_of_a_binary_classifier_is_the_signed_logit(blobs, labels):
 
 @pytest.mark.parametrize("metric", ["trace", "det"])
 def test_mgs_batch_size_takes_the_first_samples(blobs, metric):
-    clf = classifier(mgs_strength=0.5, mgs_metric=metric, mgs_batch_size=6)
+    clf = classifier(mgs_strength=0.5, mgs_metric=metric, mgs_layers="all", mgs_batch_size=6)
     module = start(clf, *blobs)
     X, y = tensors(*blobs)
 
@@ -219,6 +221,7 @@ def test_lbfgs_ends_where_the_whole_objective_is_stationary(blobs):
         solver="lbfgs",
         hidden_layer_sizes=(3,),
         mgs_strength=0.3,
+        mgs_layers="all",
         jacobian_strength=0.02,
         gradient_strength=0.1,
         alpha=2.0,

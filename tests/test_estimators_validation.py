@@ -121,7 +121,8 @@ def test_early_stopping_restores_the_best_epoch(halves, weighted, penalty, solve
         clf.score(X_val, y_val, w_val), clf.best_validation_score_, rtol=1e-14
     )
     assert clf.best_validation_score_ == max(clf.validation_scores_)
-    until_then = classifier(**{**parameters, "max_iter": best}).fit(X, y)
+    until_then = classifier(**{**parameters, "max_iter": best, "n_iter_no_change": best})
+    until_then.fit(X, y)
     for a, b in zip(clf.coefs_, until_then.coefs_):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(clf.loss_curve_[:best], until_then.loss_curve_)

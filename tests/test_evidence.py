@@ -1,5 +1,7 @@
 """The harness of docs/evidence.md: data, tuning, statistics, resuming, the page."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_wine
@@ -269,3 +271,11 @@ def test_goals_follow_the_rows(rows):
     dropout = next(v for k, v in verdicts.items() if "MC dropout" in k)
     assert dropout[0].startswith("MGS trace ")
     assert dropout[0].endswith(" of 1 (2 seeds)")
+
+
+def test_every_row_names_a_candidate_of_today():
+    """A chosen candidate is trained again with later seeds, by its parameters."""
+    for row in command.read_rows(command.RESULTS).values():
+        candidates = [dict(c) for c in COMPETITORS[row["competitor"]].candidates]
+        for name in ("chosen", "chosen_if_clean"):
+            assert json.loads(row[name]) in candidates, row

@@ -27,6 +27,8 @@ def _grid(name: str, values, **fixed) -> tuple[dict[str, Any], ...]:
 
 MGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 MGS_FIRST = (0.01, 0.04, 0.2, 0.8, 3.0, 12.0)
+PLAIN = {"mgs_layers": "all"}
+RELATIVE = {"mgs_layers": "all", "mgs_relative": True, "mgs_batch_size": None}
 JACOBIAN = (0.0005, 0.003, 0.015, 0.06, 0.25, 1.0)
 DECAY = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 """L2 in units of the loss, ``λ/2 ‖w‖²``; ``alpha`` is λ times the mini-batch's samples."""
@@ -55,12 +57,14 @@ COMPETITORS = {
             "coherent L1",
             _grid("decay_l1", DECAY_L1, coherence_threshold=0.2, coherence="total"),
         ),
-        Competitor("MGS trace", _grid("mgs_strength", MGS)),
-        Competitor("MGS det", _grid("mgs_strength", MGS, mgs_metric="det")),
+        Competitor("MGS trace", _grid("mgs_strength", MGS, **PLAIN)),
+        Competitor("MGS det", _grid("mgs_strength", MGS, **PLAIN, mgs_metric="det")),
         Competitor(
             "MGS + L2",
             tuple(
-                {"mgs_strength": s, "decay": d} for d in (0.001, 0.01) for s in (0.03, 0.2, 1.0)
+                {"mgs_strength": s, "decay": d, **PLAIN}
+                for d in (0.001, 0.01)
+                for s in (0.03, 0.2, 1.0)
             ),
         ),
         Competitor("MGS hidden", _grid("mgs_strength", MGS, mgs_layers="hidden")),
@@ -68,22 +72,22 @@ COMPETITORS = {
         Competitor(
             "MGS all or first",
             (
-                *_grid("mgs_strength", (0.03, 0.2, 1.0)),
+                *_grid("mgs_strength", (0.03, 0.2, 1.0), **PLAIN),
                 *_grid("mgs_strength", (0.03, 0.5, 5.0), mgs_layers="first"),
             ),
         ),
-        Competitor("MGS all, relative", _grid("mgs_strength", MGS, mgs_relative=True)),
+        Competitor("MGS all, relative", _grid("mgs_strength", MGS)),  # the default
         Competitor(
             "MGS all, relative, random outputs",
-            _grid("mgs_strength", MGS, mgs_relative=True, mgs_outputs="random"),
+            _grid("mgs_strength", MGS, **RELATIVE, mgs_outputs="random"),
         ),
         Competitor(
             "MGS first, relative",
-            _grid("mgs_strength", MGS, mgs_layers="first", mgs_relative=True),
+            _grid("mgs_strength", MGS, **RELATIVE | {"mgs_layers": "first"}),
         ),
         Competitor("MGS balanced", _grid("mgs_strength", MGS, mgs_layers="balanced")),
-        Competitor("MGS centred", _grid("mgs_strength", MGS, mgs_centered=True)),
-        Competitor("MGS class-centred", _grid("mgs_strength", MGS, mgs_centered="class")),
+        Competitor("MGS centred", _grid("mgs_strength", MGS, **PLAIN, mgs_centered=True)),
+        Competitor("MGS class-centred", _grid("mgs_strength", MGS, **PLAIN, mgs_centered="class")),
         Competitor(
             "MGS first, random outputs",
             _grid("mgs_strength", MGS_FIRST, mgs_layers="first", mgs_outputs="random"),

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from sklearn_mgs._constraints import CONSTRAINTS
 from sklearn_mgs._device import resolve_device
+from sklearn_mgs._penalty_options import penalty_options
 from sklearn_mgs.search._fold import Model, prepare_fold
 from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rungs
 from sklearn_mgs.search._memory import default_max_models, model_bytes
@@ -126,7 +127,7 @@ class BaseMLPCV:
             return self.max_models
         fold = models[0].fold
         est, samples = fold.estimator, fold.samples
-        outputs = est._mgs_outputs() if est.mgs_strength else None
+        outputs = penalty_options(est)["outputs"] if est.mgs_strength else None
         directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
         n_batch = min(len(samples), 200 if self.batch_size == "auto" else self.batch_size)
         size = model_bytes(est._network["layers"], n_batch, directions, samples.dtype.itemsize)

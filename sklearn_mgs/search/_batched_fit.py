@@ -12,6 +12,7 @@ from torch import Tensor
 from sklearn_mgs._coherence import cosine
 from sklearn_mgs._data import BatchIterator
 from sklearn_mgs._device import resolve_device
+from sklearn_mgs._penalty_options import kernel_samples
 from sklearn_mgs.search._batched_coherence import BatchedGate
 from sklearn_mgs.search._batched_data import BatchedBatch, BatchedSamples
 from sklearn_mgs.search._batched_net import BatchedMLP
@@ -146,7 +147,7 @@ class BatchedFit:
             penalties[0],
             strength / scale,
             torch.tensor(weights, **self.like),
-            self.estimator.mgs_batch_size,
+            kernel_samples(self.estimator, len(self.models[0].fold.samples)),
         )
 
     def _make_optimizer(self):

@@ -1,0 +1,50 @@
+"""What the estimators' "auto" stands for: outputs, gradients and samples of the penalty."""
+
+from __future__ import annotations
+
+__all__ = ["kernel_samples", "penalty_options"]
+
+
+def penalty_options(estimator) -> dict:
+    """Parameters of the `MGSPenalty` that a built estimator asks for."""
+    p, auto = estimator, estimator.mgs_layers == "auto"
+    return {
+        "metric": p.mgs_metric,
+        "outputs": _outputs(p),
+        "layers": "all" if auto else p.mgs_layers,
+        "relative": p.mgs_relative or (auto and p.mgs_metric == "trace"),
+        "centered": p.mgs_centered,
+    }
+
+
+def _outputs(p) -> str:
+    """The reduction of outputs."""
+    if p.mgs_outputs != "auto":
+        return p.mgs_outputs
+    loss = p._loss_name()
+    if loss == "log_loss" or (loss == "binary_log_loss" and p.n_outputs_ == 1):
+        return "target"
+    if p.n_outputs_ == 1 or p.solver == "lbfgs":
+        return "all"
+    return "random"
+
+
+def kernel_samples(estimator, n_samples: int) -> int | None:
+    """Samples of a mini-batch that make the kernel; None: all.
+
+    "auto" is half of them where they are a random sample of all, the kernel's value is a mean
+    over them, and gradients are relative, which cost more than others; but not with dropout, for
+    which the loss and a part of its samples need a forward pass each. Where the mini-batch's
+    halves are compared, it is half of each.
+    """
+    p = estimator
+    if p.mgs_batch_size != "auto":
+        return p.mgs_batch_size
+    options = penalty_options(p)
+    is_mean = options["metric"] == "trace" and options["centered"] is False
+    n_batch = 200 if p.batch_size == "auto" else p.batch_size
+    drawn = p.solver != "lbfgs" and p.shuffle and n_batch < n_samples
+    if not (options["relative"] and is_mean and drawn) or p.dropout:
+        return None
+    compared = p.coherence_threshold is not None and p.coherence == "batch"
+    return -(-n_batch // (4 if compared else 2))

@@ -1,0 +1,72 @@
+"""Both halves' gradients from one closed-form pass, against one pass for each half."""
+
+import pytest
+import torch
+
+from sklearn_mgs._closed_form import ClosedForm
+from sklearn_mgs._coherence import CoherenceGate
+from sklearn_mgs._data import Batch
+from sklearn_mgs._half_rows import HalfRows
+from sklearn_mgs._module import MLP
+from sklearn_mgs._objective import Objective
+from sklearn_mgs.penalty import MGSPenalty
+
+UNITS = [5, 6, 8, 4]
+
+
+def network(activation="tanh"):
+    torch.manual_seed(0)
+    module = MLP(UNITS, activation, dtype=torch.float64)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.6)
+    return module
+
+
+def mini_batch(n):
+    torch.manual_seed(n)
+    X = torch.randn(n, UNITS[0], dtype=torch.float64)
+    return Batch(X, torch.randint(0, UNITS[-1], (n,)), None, n, float(n))
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["", "relative"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("n", [2, 3, 12, 13])
+@pytest.mark.parametrize("size", [1, 3, 6, 7, None])
+def test_one_pass_is_two(size, n, activation, relative):
+    module, batch = network(activation), mini_batch(n)
+    penalty = MGSPenalty(outputs="target", relative=relative).calibrate(module, batch.X, batch.y)
+    form = ClosedForm(Objective("log_loss", 0.7, penalty, size), module)
+    one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
+    want = two.backward(form.backward, module, batch)
+    gradients = [p.grad.clone() for p in module.parameters()]
+    halves = []
+    assert form.splits(batch)
+    got = form.backward(batch, halves)
+    one.compare(*zip(*halves))
+    close = {"rtol": 1e-10, "atol": 1e-12}
+    for name in ("data_loss", "mgs_penalty", "total", "outputs"):
+        torch.testing.assert_close(getattr(got, name), getattr(want, name), **close)
+    for p, g in zip(module.parameters(), gradients):
+        torch.testing.assert_close(p.grad, g, **close)
+    torch.testing.assert_close(one._halves, two._halves, **close)
+
+
+def test_part_of_weighted_samples_does_not_split():
+    """Each half's weight in the loss is not that of its part of the kernel."""
+    module, batch = network(), mini_batch(8)
+    penalty = MGSPenalty(outputs="target").calibrate(module, batch.X, batch.y)
+    weighted = batch._replace(sample_weight=torch.rand(8, dtype=torch.float64))
+    for size, splits in ((None, True), (3, False)):
+        form = ClosedForm(Objective("log_loss", 0.7, penalty, size), module)
+        assert form.splits(weighted) is splits
+        assert form.splits(batch)
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 4, None])
+def test_rows_come_back_in_order(n, size):
+    batch = mini_batch(n)
+    rows = HalfRows(batch, size)
+    torch.testing.assert_close(rows.restored(rows.batch.X), batch.X, rtol=0, atol=0)
+    first = torch.cat([rows.batch.X[part] for part in rows.of_halves[0][0]])
+    assert {*map(tuple, first.tolist())} == {*map(tuple, batch.X[: n // 2].tolist())}
