@@ -155,9 +155,9 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center
 # %%
 # Regularisers
 # ------------
-# L2 and L1 straighten the networks throughout. The others lower the deflection where the
-# network would fit noise, but they flatten the chords as much or more: relative to them they bend
-# wide networks.
+# L2 and L1 straighten the networks throughout, and MGS narrow ones most of all. The others lower
+# the deflection where the network would fit noise, but they flatten the chords as much or more:
+# relative to them they, and MGS, bend wide networks.
 
 networks |= {
     (labels, name, width, 0): trained(width, LABELS[labels], **changes)
@@ -206,8 +206,8 @@ SegmentDisplay.from_estimator(networks["clean", "none", WIDTHS[-1], 0], X_train[
 # Spearman's rank correlation of the deflection with the trace of the MGS kernel, over all
 # networks of one kind of labels: 1 means that the straighter of two networks always has the more
 # similar gradients. The deflection itself goes with the trace, loosely, since both grow with the
-# scale of the outputs. Relative to the chords, without that scale, the two rank models rather in
-# opposite orders.
+# scale of the outputs. Relative to the chords, without that scale, the two rank models in opposite
+# orders, if in any.
 
 figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
 for marker, labels in zip("os", LABELS):
