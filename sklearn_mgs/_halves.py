@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sklearn_mgs._coherence import inner_products
 from sklearn_mgs._optimizer import regularized_weights
+from sklearn_mgs.gram import Tape
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 
 __all__ = ["HalvesTape", "forget_gradients", "one_pass_suffices"]
@@ -30,15 +32,32 @@ class HalvesTape:
     ----------
     module : torch.nn.Module
         A network for which `one_pass_suffices`.
+    n : int
+        Samples in the mini-batch.
+    size : int or None
+        The first so many samples of each half make the kernel; None: all.
+
+    Attributes
+    ----------
+    halves : tuple of two slices
+        The first ``n // 2`` samples, and the others.
+    shares : tuple of two floats
+        Share of each half in the mini-batch.
+    rows : list of slice
+        Samples that make the kernel; one slice if all do.
     """
 
-    def __init__(self, module: nn.Module):
-        self.layers = [m for m in module.modules() if _is_trained_linear(m)]
-        self._calls = dict.fromkeys(self.layers, 0)
-        self._seen: dict[str, dict[nn.Module, Tensor]] = {name: {} for name in "agdu"}
+    def __init__(self, module: nn.Module, n: int, size: int | None = None):
+        self.module, self.n = module, n
+        self.halves = slice(0, n // 2), slice(n // 2, n)
+        self.shares = n // 2 / n, 1 - n // 2 / n
+        self.rows = _kernel_rows(n, size)
+        self._sizes = n, sum(rows.stop - rows.start for rows in self.rows)
+        self._layers = [m for m in module.modules() if _is_trained_linear(m)]
 
     def __enter__(self) -> HalvesTape:
-        self._handles = [m.register_forward_hook(self._record) for m in self.layers]
+        self._calls: dict[nn.Module, list[_Call]] = {m: [] for m in self._layers}
+        self._handles = [m.register_forward_hook(self._record) for m in self._layers]
         return self
 
     def __exit__(self, *exc) -> None:
@@ -46,66 +65,108 @@ class HalvesTape:
             handle.remove()
 
     def _record(self, layer, args, output) -> None:
-        self._calls[layer] += 1
-        if not (args and output.requires_grad):  # by keyword, or no gradient comes this way
-            return
-        self._seen["a"][layer] = args[0].detach()  # with its graph it would hold this tape
-        output.register_hook(partial(self._see_output_gradient, layer))
-        if args[0].requires_grad:
-            args[0].register_hook(partial(self._see_input_gradient, layer))
+        if output.requires_grad:  # else no gradient comes this way
+            self._calls[layer].append(_Call(args, output))
 
-    def _see_output_gradient(self, layer, gradient) -> None:
-        """Take ``d``, where it will be differentiated itself, or the loss's ``g``."""
-        self._seen["d" if torch.is_grad_enabled() else "g"][layer] = gradient.detach()
-
-    def _see_input_gradient(self, layer, gradient) -> None:
-        """Wait for ``u``, the adjoint of ``p``."""
-        if gradient.requires_grad:
-            gradient.register_hook(partial(self._seen["u"].__setitem__, layer))
+    def watch(self, tape: Tape) -> None:
+        """Record the adjoints of relative gradients' products, before the backward pass."""
+        rows = {m: (c for c in calls if c.d is not None) for m, calls in self._calls.items()}
+        for layer, product in tape.products:
+            call = next(rows.get(layer, iter(())), None)
+            if call is not None:
+                product.register_hook(call.see_adjoint)
 
     @torch.no_grad()
     def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of the halves' parts a and b of the weights' gradients.
 
-        None if a layer has not been called once, or not with one row for each sample, or not in
+        None if a layer has not been called, or not with one row for each sample, or not in
         the precision of its weight.
         """
-        if not all(map(self._is_plain, self.layers)):
-            return None
-        products = torch.stack([x for m in self.layers for x in self._with_first_half(m)])
+        pairs: dict[nn.Module, list] = {}
+        for layer, calls in self._calls.items():
+            if not all(call.is_plain(layer.weight.dtype, self._sizes) for call in calls):
+                return None
+            pairs[layer] = [pair for call in calls for pair in call.pairs()]
+            if not pairs[layer]:
+                return None
+        products = torch.stack([x for m in pairs for x in _with_first_half(m, pairs[m])])
         aa, at, tt = products.view(-1, 3).sum(0).unbind()
         return aa, at - aa, tt - 2 * at + aa
 
-    def _is_plain(self, layer: nn.Module) -> bool:
-        """Whether one call led to the loss, with a row for each sample, and no autocasting."""
-        if self._calls[layer] != 1 or layer not in self._seen["g"]:
+
+class _Call:
+    """A call of a layer: its input ``a`` and the adjoint ``g`` of its output; ``d``, ``u``."""
+
+    def __init__(self, args: tuple, output: Tensor):
+        self.a = self.g = self.d = None
+        self.u: list[Tensor] = []
+        output.register_hook(self._see_output_gradient)
+        if args:  # not by keyword
+            self.a = args[0].detach()  # with its graph it would hold this call
+            if args[0].requires_grad:
+                args[0].register_hook(self._see_input_gradient)
+
+    def _see_output_gradient(self, gradient: Tensor) -> None:
+        """Take ``d``, where it will be differentiated itself, or the loss's ``g``."""
+        if torch.is_grad_enabled():
+            self.d = gradient.detach()
+        else:
+            self.g = gradient.detach()
+
+    def _see_input_gradient(self, gradient: Tensor) -> None:
+        """Wait for ``u``, the adjoint of ``p``."""
+        if gradient.requires_grad:
+            gradient.register_hook(self.see_adjoint)
+
+    def see_adjoint(self, gradient: Tensor) -> None:
+        """Take a part of ``u``."""
+        self.u.append(gradient.view_as(self.a))
+
+    def is_plain(self, dtype: torch.dtype, sizes: tuple[int, int]) -> bool:
+        """Whether it had a row for each sample, and no autocasting."""
+        if self.a is None or self.a.dim() != 2 or len(self.a) not in sizes:
             return False
-        a, g = self._seen["a"][layer], self._seen["g"][layer]
-        return a.dim() == 2 and a.dtype == g.dtype == layer.weight.dtype
+        return all(x.dtype == dtype for pair in self.pairs() for x in pair)
 
-    def _with_first_half(self, layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-        """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows whose products, summed over samples, make the weight's gradient."""
+        pairs = [] if self.g is None else [(self.g, self.a)]
+        return pairs + ([(self.d, sum(self.u[1:], self.u[0]))] if self.u else [])
 
-        The first half's gradient is formed only where that costs less.
-        """
-        a, g, d, u = (self._seen[name].get(layer) for name in "agdu")
-        total, n = layer.weight.grad.flatten(), len(a)
-        first = slice(n // 2)
-        if u is None and n * sum(layer.weight.shape) < layer.weight.numel():
-            K = (a[first] @ a.mT) * (g[first] @ g.mT)
-            return K[:, first].sum(), K.sum(), torch.dot(total, total)
-        part = g[first].mT @ a[first]
-        if u is not None:
-            part.addmm_(d[first].mT, u[first])
-        part = part.flatten()
-        return torch.dot(part, part), torch.dot(part, total), torch.dot(total, total)
+
+def _with_first_half(layer: nn.Module, pairs) -> tuple[Tensor, Tensor, Tensor]:
+    """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
+
+    The first half's gradient is formed only where that costs less.
+    """
+    total, n = layer.weight.grad.flatten(), len(pairs[0][0])
+    (g, a), *others = [(g[: len(g) // 2], a[: len(a) // 2]) for g, a in pairs]
+    if not others and n * sum(layer.weight.shape) < layer.weight.numel():
+        K = (a @ pairs[0][1].mT) * (g @ pairs[0][0].mT)
+        return K[:, : n // 2].sum(), K.sum(), torch.dot(total, total)
+    part = g.mT @ a
+    for d, u in others:
+        part.addmm_(d.mT, u)
+    part = part.flatten()
+    return torch.dot(part, part), torch.dot(part, total), torch.dot(total, total)
+
+
+def _kernel_rows(n: int, size: int | None) -> list[slice]:
+    """The first `size` samples of each half."""
+    half = n // 2
+    if size is None or size >= n - half:
+        return [slice(0, n)]
+    return [slice(0, min(size, half)), slice(half, half + size)]
 
 
 def _is_trained_linear(layer: nn.Module) -> bool:
     return type(layer).forward is nn.Linear.forward and layer.weight.requires_grad
 
 
-def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object], shares) -> bool:
+def one_pass_suffices(
+    tape: HalvesTape, both: Callable[[], object], run: Callable[[slice], object]
+) -> bool:
     """Whether a `HalvesTape` finds what two passes would: both are tried, and compared.
 
     It does where samples have nothing to do with each other, neither in the network nor in the
@@ -113,15 +174,15 @@ def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object],
 
     Parameters
     ----------
-    module : torch.nn.Module
-        The network; run in evaluation mode, since dropout differs from pass to pass.
-    n : int
-        Samples in the mini-batch.
+    tape : HalvesTape
+        Of the mini-batch; the network is run in evaluation mode, since dropout differs from pass
+        to pass.
+    both : callable
+        Runs the forward and backward pass of both halves at once.
     run : callable
         Takes a slice of the samples, and runs their forward and backward pass.
-    shares : list of two floats
-        Share of each half in the mini-batch's loss.
     """
+    module = tape.module
     weights = regularized_weights(module)
     owned = [m.weight for m in module.modules() if _is_trained_linear(m)]
     if len(owned) != len(weights) or {*map(id, owned)} != {*map(id, weights)}:
@@ -130,13 +191,14 @@ def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object],
         check_samples_apart(module)
     except ValueError:
         return False
-    with evaluating(module):
+    parts = []
+    with evaluating(module), _same_numbers(weights[0].device) as restart:
         forget_gradients(module)
-        with HalvesTape(module) as tape:
-            run(slice(0, n))
+        with tape:
+            both()
         found = tape.products()
-        parts = []
-        for share, part in zip(shares, (slice(0, n // 2), slice(n // 2, n))):
+        restart()
+        for share, part in zip(tape.shares, tape.halves):
             forget_gradients(module)
             run(part)
             parts.append([w.grad if w.grad is None else share * w.grad for w in weights])
@@ -146,6 +208,16 @@ def one_pass_suffices(module: nn.Module, n: int, run: Callable[[slice], object],
     one, two = torch.stack(found), torch.stack(inner_products(*parts))
     rounding = TOLERANCE * torch.finfo(one.dtype).eps * (two[0] + two[2])
     return bool(((one - two).abs() <= rounding).all())
+
+
+@contextmanager
+def _same_numbers(device: torch.device) -> Iterator[Callable[[], object]]:
+    """What is drawn is drawn again after a call of the result, and all again afterwards."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type):
+        restart = partial(torch.manual_seed, 0)
+        restart()
+        yield restart
 
 
 def forget_gradients(module: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -18,9 +17,9 @@ from torch.utils.data import Subset
 
 from sklearn_mgs._coherence import COHERENCES, make_gate
 from sklearn_mgs._compiled import CompiledPasses
-from sklearn_mgs._halves import HalvesTape, forget_gradients, one_pass_suffices
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
+from sklearn_mgs._skorch_halves import ComparesHalves
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 from sklearn_mgs.gram._samples import take
 from sklearn_mgs.penalty import MGSPenalty
@@ -31,7 +30,7 @@ CALIBRATION_SAMPLES = 256
 """Training samples, at most, on which m(K_init) is measured."""
 
 
-class _MGSNet:
+class _MGSNet(ComparesHalves):
     """The penalty at skorch's two seams: `infer` records the layers, `get_loss` adds the term.
 
     Only these two, so that whatever overrides the step itself (`AccelerateMixin`, a closure of
@@ -78,6 +77,7 @@ class _MGSNet:
     def _initialize_module(self, reason=None):
         """Forget the penalty: a new module gets a new one, when training begins."""
         self.penalty_ = self.tape_ = self.regularizer_ = self.compiled_ = self.one_pass_ = None
+        self.halves_ = None
         return super()._initialize_module(reason)
 
     def _check_mgs_params(self):
@@ -177,14 +177,21 @@ class _MGSNet:
     def infer(self, x, **fit_params):
         """Outputs of the module; while training, its layers are recorded for the penalty."""
         self.tape_ = None
-        with self._record() as self.tape_:
+        with self._record(x) as self.tape_:
             return super().infer(x, **fit_params)
 
-    def _record(self):
-        wanted = self.mgs_strength and self.penalty_ and self.mgs_batch_size is None
-        if wanted and torch.is_grad_enabled():
-            return self.penalty_.record(self.module_)
-        return nullcontext()
+    def _record(self, x):
+        if not (self.mgs_strength and self.penalty_ and torch.is_grad_enabled()):
+            return nullcontext()
+        if self.mgs_batch_size is not None and self._kernel_rows(x) != [slice(0, get_len(x))]:
+            return nullcontext()
+        return self.penalty_.record(self.module_)
+
+    def _kernel_rows(self, x):
+        """Samples that make the kernel, the first ones or the first ones of both halves."""
+        if self.halves_ is not None:
+            return self.halves_.rows
+        return [slice(0, min(get_len(x), self.mgs_batch_size))]
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Loss of the mini-batch; while training, with the penalty."""
@@ -195,11 +202,15 @@ class _MGSNet:
         tape, self.tape_ = self.tape_, None
         output = y_pred
         if tape is None:
-            part = slice(self.mgs_batch_size)
+            X = to_tensor(X, device=self.device)
+            X, y = (_picked(part, self._kernel_rows(X)) for part in (X, y))
             with self.penalty_.record(self.module_) as tape:
-                output = super().infer(take(to_tensor(X, device=self.device), part))
-            y = take(y, part)
-        mgs = self.mgs_strength * self.penalty_(tape, _first(output), self._mgs_targets(y))
+                output = super().infer(X)
+        halves, targets = self.halves_, self._mgs_targets(y)
+        shares = None if halves is None else halves.shares
+        mgs = self.mgs_strength * self.penalty_(tape, _first(output), targets, shares=shares)
+        if halves is not None:
+            halves.watch(tape)
         self.value_ = mgs.detach()
         return loss + mgs
 
@@ -223,54 +234,7 @@ class _MGSNet:
         gate, n = self.regularizer_.coherence, get_len(X)
         if gate is None or gate.measure != "batch" or n < 2:
             return self._passes(X, y, **fit_params)
-        X, y = to_tensor((X, y), device=self.device)
-        shares = (n // 2 / n, 1 - n // 2 / n)
-        if not self._one_pass_suffices(X, y, n, shares, fit_params):
-            return self._half_passes(X, y, n, shares, fit_params)
-        with HalvesTape(self.module_) as tape:
-            step = self._passes(X, y, **fit_params)
-        products = tape.products()
-        if products is None:  # in training the network takes other ways than when it was tried
-            self.one_pass_ = self.one_pass_[0], False
-            forget_gradients(self.module_)
-            return self._half_passes(X, y, n, shares, fit_params)
-        gate.compare_products(*products)
-        return step
-
-    def _one_pass_suffices(self, X, y, n, shares, fit_params):
-        """Whether it does: found out once for this module, its trained part, and criterion."""
-        trained = [p.requires_grad for p in self.module_.parameters()]
-        penalty = self.penalty_ if self.mgs_strength else None
-        setting = self.module_, self.criterion_, trained, penalty, self.mgs_batch_size
-        if self.compile or (penalty and not (penalty.splits and penalty.outputs != "all")):
-            return False  # all outputs' gradients come at once, in a pass that can't be recorded
-        if self.one_pass_ is None or self.one_pass_[0] != setting:
-
-            def run(part):
-                x, t = take(X, part), take(y, part)
-                y_pred = self.infer(x, **fit_params)
-                self.get_loss(y_pred, t, X=x, training=True).backward()
-
-            self.one_pass_ = setting, one_pass_suffices(self.module_, n, run, shares)
-        return self.one_pass_[1]
-
-    def _half_passes(self, X, y, n, shares, fit_params):
-        """One half after the other."""
-        values = []
-
-        def run(part):
-            step = self._passes(take(X, part), take(y, part), **fit_params)
-            values.append(self.value_)
-            return step
-
-        trained = [p for p in self.module_.parameters() if p.requires_grad]
-        passes = partial(run, slice(0, n // 2)), partial(run, slice(n // 2, None))
-        steps = self.regularizer_.coherence.two_passes(trained, passes, shares)
-        if self.mgs_strength:
-            self.value_ = shares[0] * values[0] + shares[1] * values[1]
-        loss = shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"]
-        y_pred = tree_map(lambda *halves: torch.cat(halves), *(step["y_pred"] for step in steps))
-        return {"loss": loss, "y_pred": y_pred}
+        return self._compare_halves(*to_tensor((X, y), device=self.device), n, fit_params)
 
     def on_grad_computed(self, net, named_parameters, batch=None, training=False, **kwargs):
         """Add L2's gradient, wherever the passes were run."""
@@ -344,8 +308,15 @@ class _MGSNet:
 
     def __getstate__(self):
         # What a step leaves behind; the values may live on a device that the reader has not.
-        passing = dict.fromkeys(("compiled_", "one_pass_", "tape_", "value_"))
+        passing = dict.fromkeys(("compiled_", "halves_", "one_pass_", "tape_", "value_"))
         return {**super().__getstate__(), **passing, "values_": [], "sizes_": []}
+
+
+def _picked(X, rows):
+    """Samples of these slices, one after the other."""
+    if len(rows) == 1:
+        return take(X, rows[0])
+    return tree_map(lambda x: torch.cat([x[part] for part in rows]), X)
 
 
 def _first(output):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +26,7 @@ from sklearn_mgs.gram._reduce import (
     weighted_gram,
 )
 from sklearn_mgs.gram._samples import Samples, n_samples
+from sklearn_mgs.gram._shares import Factors
 
 __all__ = ["MGSPenalty"]
 
@@ -233,6 +235,7 @@ class MGSPenalty:
         targets: Tensor | None = None,
         sample_weight: Tensor | None = None,
         generator: torch.Generator | None = None,
+        shares: tuple[float, float] | None = None,
     ) -> Tensor:
         """Value for one mini-batch, differentiable in the parameters.
 
@@ -246,6 +249,9 @@ class MGSPenalty:
             As for `calibrate`.
         generator : torch.Generator, default=None
             Source of the direction for "random".
+        shares : tuple of two floats, default=None
+            Shares of two halves. If given, each half, the first ``n_samples // 2`` samples and
+            the others, is a mini-batch of its own, and the value is the mean of theirs.
 
         Returns
         -------
@@ -254,10 +260,20 @@ class MGSPenalty:
         if self._kernel is None:
             raise ValueError(_NOT_CALIBRATED)
         f = output_matrix(output)
+        n, parts = len(f), [f] if shares is None else _halved(f)
         with no_autocast(f.device):
-            V = directions(f, self.outputs, targets, generator)
+            if self.outputs == "random":  # each half draws its own
+                V = torch.cat([directions(part, "random", None, generator) for part in parts], 1)
+            else:
+                V = directions(f, self.outputs, targets)
             factors = self._kernel.factors(tape, f, V)
-            return self._value(factors, f, len(f), targets, sample_weight) / self.scale_
+            alone = self.metric == "trace" and self.centered is False and sample_weight is None
+            if shares is None or (alone and shares[0] == n // 2 / n):  # one mean over samples
+                return self._value(factors, f, n, targets, sample_weight) / self.scale_
+            ys, ws = ((None, None) if x is None else _halved(x) for x in (targets, sample_weight))
+            halves = zip(_halved_factors(factors), parts, map(len, parts), ys, ws)
+            first, second = (self._value(*half) for half in halves)
+            return (shares[0] * first + shares[1] * second) / self.scale_
 
     def from_kernel(
         self,
@@ -299,3 +315,19 @@ class MGSPenalty:
 def _mean(total: Tensor, n: int, sample_weight: Tensor | None) -> Tensor:
     """Over samples, or over their weights (zero for samples without weight)."""
     return total / (n if sample_weight is None else divisor(sample_weight))
+
+
+def _halved(X: Tensor) -> list[Tensor]:
+    """First half of the samples, and the others."""
+    return list(X.split((len(X) // 2, len(X) - len(X) // 2)))
+
+
+def _halved_factors(factors) -> list[dict[str, list[Factors]]]:
+    """The same of the layers' factors."""
+    halves: list[dict[str, list[Factors]]] = [{}, {}]
+    for name, of_layer in factors.items():
+        for f in of_layer:
+            As = (None, None) if f.A is None else _halved(f.A)
+            for half, A, D in zip(halves, As, _halved(f.D)):
+                half.setdefault(name, []).append(replace(f, A=A, D=D))
+    return halves

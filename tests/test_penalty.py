@@ -56,6 +56,36 @@ def test_value_and_gradient_equal_the_loop(
     assert relative_error(gradients(got, module), gradients(want, module)) < 1e-9
 
 
+@pytest.mark.parametrize("shares", [(3 / 7, 4 / 7), (0.5, 0.5)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("centered", [False, True, "class"])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_halves_are_mini_batches_of_their_own(problem, metric, centered, weighted, shares):
+    module, X, targets = problem
+    options = {"outputs": "target", "centered": centered, "jitter": 1e-2}
+    penalty = MGSPenalty(metric, layers="balanced", **options).calibrate(module, X, targets)
+    options |= {"weights": penalty.layer_weights_}
+    w = torch.tensor([1.0, 2.0, 3.0, 1.0, 0.0, 1.0, 2.0]).double() if weighted else None
+    got = step(penalty, module, X, targets, sample_weight=w, shares=shares)
+    want = 0
+    for share, part in zip(shares, (slice(0, 3), slice(3, 7))):
+        samples = {"targets": targets[part], "w": None if w is None else w[part]}
+        want += share * loop_penalty(module, X[part], metric, **options, **samples)
+    want = want / penalty.scale_
+    assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-11)
+    assert relative_error(gradients(got, module), gradients(want, module)) < 1e-9
+
+
+def test_halves_draw_directions_of_their_own(problem):
+    module, X, _ = problem
+    penalty = MGSPenalty("det", outputs="random").calibrate(module, X)
+    generator = torch.Generator().manual_seed(3)
+    got = step(penalty, module, X, None, generator=generator, shares=(0.5, 0.5))
+    generator.manual_seed(3)
+    halves = [step(penalty, module, part, None, generator=generator) for part in (X[:3], X[3:])]
+    assert float(got.detach()) == pytest.approx(float(sum(halves).detach()) / 2, rel=1e-11)
+
+
 def test_balanced_weights_are_the_layers_own_traces(problem):
     module, X, _ = problem
     penalty = MGSPenalty(layers="balanced").calibrate(module, X)

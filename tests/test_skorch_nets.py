@@ -340,11 +340,20 @@ def test_a_step_asks_the_device_for_nothing(images, kwargs):
         net.train_step(batch)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.1])
-def test_comparing_halves_in_one_pass_asks_the_device_for_nothing(images, strength):
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        {"strength": 0.0},
+        {"relative": True, "outputs": "random"},
+        {"metric": "det", "centered": "class", "batch_size": 3},
+    ],
+    ids=str,
+)
+def test_comparing_halves_in_one_pass_asks_the_device_for_nothing(images, penalty):
     dense = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3))
+    options = {f"mgs_{name}": value for name, value in {"strength": 0.1, **penalty}.items()}
     gate = {"coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1}
-    net, batch = prepared(images, "cpu", module=dense, mgs_strength=strength, **gate)
+    net, batch = prepared(images, "cpu", module=dense, **options, **gate)
     assert net.one_pass_[1]
     with NoWaiting():
         net.train_step(batch)

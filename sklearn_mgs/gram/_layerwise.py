@@ -32,6 +32,9 @@ class Tape:
         the output itself may be overwritten, as an in-place activation does.
     samples : Tensor, or tuple or dict of Tensor
         What the module was called with, where that is needed.
+    products : list of (torch.nn.Module, Tensor)
+        With relative gradients, of each call that has any its layer and the rows ``Wᵀ d``: what
+        the weight is multiplied with outside of the layers.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Tape:
         self._contexts = contexts
         self._module = module
         self.calls: list = []
+        self.products: list[tuple[nn.Module, Tensor]] = []
         self.samples: Samples
 
     def __enter__(self) -> Tape:
@@ -161,6 +165,7 @@ class LayerwiseKernel:
                 pair = rule(layer, promoted(a), promoted(D), weight, bias)
                 if self._relative:
                     pair = pair[0], pair[1] @ promoted(layer.weight).flatten(1)
+                    tape.products.append((layer, pair[1]))
                 calls.setdefault(layer, []).append(pair)
         result: dict[str, list[Factors]] = {}
         for layer, pairs in calls.items():
