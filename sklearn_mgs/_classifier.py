@@ -82,7 +82,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ``m(K_init)`` is the metric at initialisation on up to 256 training samples. 0 turns it
         off at no cost. That is the default because on *clean* labels no strength gains more than
         chance explains (mean ranks over 14 data sets, ``benchmarks/default_strength.py``), and
-        0.03 already costs 0.03 of accuracy where classes wind finely around each other in few
+        0.03 already costs 0.07 of accuracy where classes wind finely around each other in few
         dimensions. Noisy labels want it: search 0.03 to 3.
     mgs_metric : {"trace", "det"}, default="trace"
         The metric `m` of the mini-batch's kernel: the mean squared gradient norm ``tr(K)/n``, or
