@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import rankdata, wilcoxon
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -100,20 +100,30 @@ def main():
 
 
 def report(rows, layers):
-    """Mean score and mean rank of each strength over data sets and splits."""
+    """Mean score and mean rank of each strength over data sets and splits.
+
+    Beside them Wilcoxon's test of the data sets' means against those of strength 0.
+    """
     table = {}
     for r in rows:
         table.setdefault((r["set"], int(r["seed"])), {})[float(r["strength"])] = float(r["score"])
     full = [t for t in table.values() if len(t) == len(STRENGTHS)]
     score = np.array([[t[s] for s in STRENGTHS] for t in full])
     ranks = np.array([rankdata(-a) for a in score])
-    n_sets = len({r["set"] for r in rows})
-    print(f"\nmgs_layers={layers!r}: {n_sets} data sets, {len(full)} splits")
-    print(f"{'mgs_strength':>12} {'mean score':>14} {'mean rank':>10} {'better/worse than 0':>20}")
+    sets = np.array([name for (name, _), t in table.items() if len(t) == len(STRENGTHS)])
+    means = np.array([score[sets == name].mean(0) for name in dict.fromkeys(sets)])
+    print(f"\nmgs_layers={layers!r}: {len(means)} data sets, {len(full)} splits")
+    print(
+        f"{'mgs_strength':>12} {'mean score':>14} {'mean rank':>10} {'better/worse than 0':>20} "
+        f"{'p':>6}"
+    )
     for j, s in enumerate(STRENGTHS):
         change = score[:, j] - score[:, 0]
         sides = f"{(change > 0).sum()}/{(change < 0).sum()}"
-        print(f"{s:>12g} {score[:, j].mean():>14.4f} {ranks[:, j].mean():>10.2f} {sides:>20}")
+        p = wilcoxon(means[:, j], means[:, 0]).pvalue if s else float("nan")
+        print(
+            f"{s:>12g} {score[:, j].mean():>14.4f} {ranks[:, j].mean():>10.2f} {sides:>20} {p:6.2f}"
+        )
 
 
 if __name__ == "__main__":
