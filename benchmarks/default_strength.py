@@ -122,7 +122,8 @@ def report(rows, layers):
         sides = f"{(change > 0).sum()}/{(change < 0).sum()}"
         p = wilcoxon(means[:, j], means[:, 0]).pvalue if s else float("nan")
         print(
-            f"{s:>12g} {score[:, j].mean():>14.4f} {ranks[:, j].mean():>10.2f} {sides:>20} {p:6.2f}"
+            f"{s:>12g} {score[:, j].mean():>14.4f} {ranks[:, j].mean():>10.2f} {sides:>20} "
+            f"{p:6.2f}"
         )
 
 
