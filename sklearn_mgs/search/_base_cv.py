@@ -25,7 +25,7 @@ from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rung
 from sklearn_mgs.search._memory import default_max_models, model_bytes
 from sklearn_mgs.search._progress import Progress
 from sklearn_mgs.search._results import make_cv_results
-from sklearn_mgs.search._search import Scoring, make_batches, search, takes_weight
+from sklearn_mgs.search._search import Scoring, make_batches, search, takes_weight, torch_threads
 
 __all__ = ["SEARCH_CONSTRAINTS", "BaseMLPCV"]
 
@@ -45,6 +45,10 @@ SEARCH_CONSTRAINTS: dict = {
 
 HALVING_FACTOR = 2
 """With ``halving=True``, one candidate in so many goes on in any case."""
+
+PRODUCTS_FOR_THREADS = 2_000_000
+"""Multiplications of a forward pass below which the final fit runs in one thread: more threads
+are no faster then, and several times slower where other processes take the cores."""
 
 
 class BaseMLPCV:
@@ -69,6 +73,7 @@ class BaseMLPCV:
         self.n_splits_ = len(splits)
         models = self._models(lone, candidates, X, y, sample_weight, splits)
         n_jobs = effective_n_jobs(self.n_jobs)
+        threads = 1 if models[0].fold.n_products < PRODUCTS_FOR_THREADS else None
         batches = make_batches(models, self._max_models(models, n_jobs), n_jobs, self.device)
         scoring = Scoring(self.scorer_, X, y, sample_weight, splits)
         factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
@@ -85,7 +90,8 @@ class BaseMLPCV:
         self._choose(main_score, given)
         began = time.perf_counter()
         best = clone(lone).set_params(**self.best_params_)
-        self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
+        with torch_threads(threads):
+            self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
         self.refit_time_ = time.perf_counter() - began
         return self
 

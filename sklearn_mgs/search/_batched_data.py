@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sklearn_mgs._data import Samples
+from sklearn_mgs._data import Batch, BatchIterator
+from sklearn_mgs.search._fold import Fold
 
-__all__ = ["BatchedBatch", "BatchedSamples"]
+__all__ = ["BatchedBatch", "MiniBatches"]
 
 
 class BatchedBatch(NamedTuple):
-    """One mini-batch of each of the F folds that M models train on, all of n samples."""
+    """One mini-batch of each of the F folds that M models train on, of n samples at most."""
 
     X: Tensor  # (F, n, n_features)
     y: Tensor  # (F, n) or (F, n, n_outputs)
     sample_weight: Tensor | None  # (M, n)
     weight_sum: Tensor | float  # (M,)
     fold_of: Tensor  # (M,)
+    sizes: tuple[int, ...]  # of the folds' own; samples beyond them have no weight
 
     @property
     def n_samples(self) -> int:
-        """Samples of one model."""
+        """Samples of one model, those without weight included."""
         return self.X.shape[1]
 
     def shares(self) -> Tensor | float:
@@ -38,7 +41,8 @@ class BatchedBatch(NamedTuple):
         n = rows.indices(self.n_samples)
         weight = None if self.sample_weight is None else self.sample_weight[:, rows]
         weight_sum = float(n[1] - n[0]) if weight is None else weight.sum(1)
-        return BatchedBatch(self.X[:, rows], self.y[:, rows], weight, weight_sum, self.fold_of)
+        X, y = self.X[:, rows], self.y[:, rows]
+        return self._replace(X=X, y=y, sample_weight=weight, weight_sum=weight_sum)
 
     def of_models(self, parts: Tensor, out: Tensor | None = None) -> Tensor:
         """From the folds' (F, …) to the models' (M, …); with one fold, no copies."""
@@ -47,41 +51,66 @@ class BatchedBatch(NamedTuple):
         return torch.index_select(parts, 0, self.fold_of, out=out)
 
 
-class BatchedSamples:
-    """The training samples of folds of one size, as M models see them.
+class MiniBatches:
+    """An epoch of mini-batches per iteration, of each fold in the order of a lone fit.
 
     Parameters
     ----------
-    folds : list of Samples
-        Each fold's.
-    fold_of : list of int
-        The position in `folds` of each model's.
+    folds : list of Fold
+        All with the same number of mini-batches.
     """
 
-    def __init__(self, folds: list[Samples], fold_of: list[int]):
+    def __init__(self, folds: list[Fold]):
         self.folds = folds
-        self.fold_of = torch.tensor(fold_of, device=folds[0].device)
+        self.iterators = [
+            BatchIterator(f.samples, f.n_batch, f.estimator.shuffle, f.estimator._random_state)
+            for f in folds
+        ]
+
+    def choose(self, folds: list[Fold]) -> None:
+        """Set which fold each model is of; from here on there are no others."""
+        kept = [i for i, fold in enumerate(self.folds) if any(fold is f for f in folds)]
+        self.folds = [self.folds[i] for i in kept]
+        self.iterators = [self.iterators[i] for i in kept]
+        position = {id(fold): i for i, fold in enumerate(self.folds)}
+        device = folds[0].samples.device
+        self.fold_of = torch.tensor([position[id(fold)] for fold in folds], device=device)
 
     def __len__(self) -> int:
-        return len(self.folds[0])
+        return len(self.iterators[0])
 
-    def on_device(self, index) -> Tensor:
-        """Indices where the samples are."""
-        return self.folds[0].on_device(index)
+    def __iter__(self) -> Iterator[BatchedBatch | None]:
+        """None stands for a mini-batch without any weight."""
+        for parts in zip(*self.iterators):
+            yield None if parts[0].weight_sum == 0 else self._joined(parts)
 
-    def batch(self, index, where: Tensor | None = None) -> BatchedBatch | None:
-        """The samples that `index` names, of each model's fold; None if they have no weight."""
-        parts = [fold.batch(index, where) for fold in self.folds]
-        first = parts[0]
-        if first.weight_sum == 0:
-            return None
+    def shares(self, sizes: list[tuple[int, ...]]) -> Tensor:
+        """Shares (n_steps, M) of mini-batches of these sizes in the models' samples."""
+        like = {"dtype": torch.float64, "device": self.fold_of.device}
+        totals = [len(fold.samples) for fold in self.folds]
+        each = torch.tensor(sizes, **like) / torch.tensor(totals, **like)
+        return each.index_select(1, self.fold_of)
+
+    def _joined(self, parts: tuple[Batch, ...]) -> BatchedBatch:
+        sizes = tuple(part.n_samples for part in parts)
+        first, n = parts[0], max(sizes)
+        if min(sizes) < n:
+            parts = tuple(_padded(part, n) for part in parts)
         X, y, weight = (
             None if part[0] is None else part[0][None] if len(part) == 1 else torch.stack(part)
             for part in zip(*(p[:3] for p in parts))
         )
-        batch = BatchedBatch(X, y, weight, first.weight_sum, self.fold_of)
+        batch = BatchedBatch(X, y, weight, first.weight_sum, self.fold_of, sizes)
         if weight is None:
             return batch
         weight_sum = torch.tensor([p.weight_sum for p in parts], dtype=weight.dtype)
         weight_sum = batch.of_models(weight_sum.to(weight.device))
         return batch._replace(sample_weight=batch.of_models(weight), weight_sum=weight_sum)
+
+
+def _padded(batch: Batch, n: int) -> Batch:
+    """The mini-batch with its first sample once more, without weight, as often as it takes."""
+    index = torch.arange(n, device=batch.X.device)
+    weight = (index < batch.n_samples).to(batch.X.dtype)
+    index = torch.where(index < batch.n_samples, index, 0)
+    return batch._replace(X=batch.X[index], y=batch.y[index], sample_weight=weight)

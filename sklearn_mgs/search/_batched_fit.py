@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from sklearn_mgs._coherence import cosine
-from sklearn_mgs._data import BatchIterator
 from sklearn_mgs._device import resolve_device
 from sklearn_mgs._penalty_options import kernel_samples
 from sklearn_mgs.search._batched_coherence import BatchedGate
-from sklearn_mgs.search._batched_data import BatchedBatch, BatchedSamples
+from sklearn_mgs.search._batched_data import BatchedBatch, MiniBatches
 from sklearn_mgs.search._batched_net import BatchedMLP
 from sklearn_mgs.search._batched_objective import BatchedObjective, BatchedPenalty, Terms
 from sklearn_mgs.search._batched_optim import BatchedAdam, BatchedRegularizer, BatchedSGD
@@ -75,9 +74,10 @@ class BatchedFit:
         if est.coherence_threshold is not None:
             gate = BatchedGate(est.coherence_threshold, est.coherence)
         self.regularizer = BatchedRegularizer(self._column("alpha"), self._column("l1"), gate)
-        n_batch = est._n_batch(len(fold.samples))
+        est._n_batch(len(fold.samples))  # warns of one that is too large
         self.explicit = covers(self.objective, self.net)
-        self.batches = BatchIterator(self._samples(), n_batch, est.shuffle, est._random_state)
+        self.batches = MiniBatches(list(own.values()))
+        self.batches.choose([m.fold for m in self.models])
 
     @property
     def like(self) -> dict:
@@ -104,14 +104,6 @@ class BatchedFit:
                 model.fold.samples.device = device
                 model.fold.estimator.module_.to(device)
         vars(self).update(state)
-
-    def _samples(self) -> BatchedSamples:
-        folds = list({id(m.fold): m.fold for m in self.active}.values())
-        position = {id(fold): i for i, fold in enumerate(folds)}
-        return BatchedSamples(
-            [fold.samples for fold in folds],
-            [position[id(m.fold)] for m in self.active],
-        )
 
     def _values(self, name: str) -> Tensor | None:
         """A parameter of each model, shape (M,), or None if it is zero in all."""
@@ -200,18 +192,18 @@ class BatchedFit:
     def _train_epoch(self, generator) -> dict[str, np.ndarray]:
         """Take a step per mini-batch; return the epoch's means, each of shape (M,)."""
         terms: list[Terms] = []
-        sizes: list[int] = []
+        sizes: list[tuple[int, ...]] = []
         for batch in self.batches:
             if batch is not None:
                 terms.append(self._step(batch, generator))
-                sizes.append(batch.n_samples)
+                sizes.append(batch.sizes)
         self.epoch += 1
-        share = torch.tensor(sizes, **DOUBLE).to(self.like["device"]) / len(self.batches.samples)
+        share = self.batches.shares(sizes)
         zero = torch.zeros(len(self.active), device=share.device, **DOUBLE)
         loss, mgs = zip(*terms)
         rows = {
-            "train_loss": share @ torch.stack(loss).double(),
-            "mgs_penalty": zero if mgs[0] is None else share @ torch.stack(mgs).double(),
+            "train_loss": share.mul(torch.stack(loss)).sum(0),
+            "mgs_penalty": zero if mgs[0] is None else share.mul(torch.stack(mgs)).sum(0),
             "l2": zero + self.regularizer.mean_loss(share),
             "parameters": sum(p.sum((1, 2)) for p in self.net.parameters.parts).double(),
         }
@@ -291,8 +283,9 @@ class BatchedFit:
             return
         rate = sgd.learning_rate.clone()
         if est.learning_rate == "invscaling":
-            t = self.epoch * len(self.batches.samples)
-            rate.fill_(est.learning_rate_init / (t + 1) ** est.power_t)
+            for row, model in enumerate(self.active):
+                t = self.epoch * len(model.fold.samples)
+                rate[row] = est.learning_rate_init / (t + 1) ** est.power_t
         else:
             rates = rate.flatten().tolist()
             for row, model in enumerate(self.active):
@@ -320,7 +313,7 @@ class BatchedFit:
             if part is not None:
                 part.keep(keep)
         if self.active:
-            self.batches.samples = self._samples()
+            self.batches.choose([m.fold for m in self.active])
         else:
             self.net = self.objective = self.step_size = self.regularizer = None
 

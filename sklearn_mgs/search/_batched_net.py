@@ -130,8 +130,17 @@ class BatchedMLP:
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
         self.parameters.keep(rows)
-        self.gradients.keep(rows)
+        self.gradients = self.parameters.zeros_like()
         self.buffers.clear()
+
+    def __getstate__(self) -> dict:
+        """Without the gradients, which each step writes anew."""
+        return {**vars(self), "gradients": None}
+
+    def __setstate__(self, state: dict) -> None:
+        """Make room for them again."""
+        vars(self).update(state)
+        self.gradients = self.parameters.zeros_like()
 
     def forward(self, X: Tensor, generator: torch.Generator) -> Pass:
         """Outputs for X (M, n, in), and what the gradients need."""

@@ -102,7 +102,7 @@ class BatchedRegularizer:
 
         Parameters
         ----------
-        share : Tensor of shape (n_steps,)
+        share : Tensor of shape (n_steps, M)
             Each step's in the mean.
         """
         if not self.seen:
@@ -111,11 +111,9 @@ class BatchedRegularizer:
         self.seen = []
         each = torch.stack([norm for step in norms for norm in step]).to(share.dtype)
         squares = each.square_().unflatten(0, (len(norms), -1)).sum(1)
-        if isinstance(numbers[0], Tensor):
-            n = torch.stack(numbers).flatten(1)
-        else:
-            n = share.new_tensor(numbers)[:, None]
-        return share @ (squares / (2 * n)) * self.alpha.flatten()
+        zero = torch.zeros_like(squares[0])
+        n = torch.stack([zero + (n.flatten() if isinstance(n, Tensor) else n) for n in numbers])
+        return (share * squares / (2 * n)).sum(0) * self.alpha.flatten()
 
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""

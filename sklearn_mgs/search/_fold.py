@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,16 +48,38 @@ class Fold:
     def signature(self) -> tuple:
         """Folds with the same can be trained in one batch."""
         est, samples = self.estimator, self.samples
-        weight = samples.host_weight
+        weight, n = samples.host_weight, len(samples)
         # Mini-batches without any weight are skipped: that must be so for all models of a batch.
         alone = None if weight is None or (weight > 0).all() else id(self)
         return (
             tuple(est._network["layers"]),
             est._loss_name(),
-            len(samples),
+            (self.n_batch, -(-n // self.n_batch)) if self._may_be_padded() else n,
             weight is None,
             alone,
         )
+
+    @property
+    def n_batch(self) -> int:
+        """Samples in a mini-batch."""
+        size = self.estimator.batch_size
+        return min(200 if size == "auto" else size, len(self.samples))
+
+    @property
+    def n_products(self) -> int:
+        """Multiplications of a forward pass."""
+        return self.n_batch * sum(i * o for i, o in pairwise(self.estimator._network["layers"]))
+
+    def _may_be_padded(self) -> bool:
+        """Whether samples without weight change nothing: neither random numbers nor a kernel."""
+        est, penalty = self.estimator, self.penalty
+        random = est.dropout or est.input_noise or est.jacobian_strength
+        halves = est.coherence_threshold is not None and est.coherence == "batch"
+        if random or halves or self.samples.host_weight is not None:
+            return False
+        if penalty is None:
+            return True
+        return penalty.metric == "trace" and not penalty.centered and penalty.outputs != "random"
 
     def initial(self) -> tuple[list[Tensor], list[Tensor]]:
         """Initial weights (out, in) and biases (out, 1)."""
@@ -116,8 +139,8 @@ class Model:
         Per epoch.
     fit_time, score_time : float
         Seconds; of the training, its share of the batch's.
-    scores : dict of str to float, or None
-        On the samples that the fold leaves out.
+    scores, earlier_scores : dict of str to float, or None
+        On the samples that the fold leaves out, and those at the rung before.
     """
 
     candidate: int
@@ -134,6 +157,7 @@ class Model:
     fit_time: float = 0.0
     score_time: float = 0.0
     scores: dict[str, float] | None = None
+    earlier_scores: dict[str, float] | None = None
 
     def after_epoch(self, loss: float, score: float | None) -> bool:
         """Keep count by the rules of a lone fit; return whether this epoch is the best so far."""

@@ -9,8 +9,9 @@ import torch
 
 __all__ = ["default_max_models", "model_bytes"]
 
-CPU_WORKING_SET = 10 * 2**20
-"""Bytes that a batch on the CPU should not exceed: more models than fit the caches are slower."""
+CPU_WORKING_SET = 32 * 2**20
+"""Bytes that a batch on the CPU should not exceed: beyond them more models do not share more of
+the overhead, and less of what they need is in the caches."""
 
 CPU_LEAST_MODELS = 4
 """A batch on the CPU has at least so many, memory permitting: else the overhead is not shared."""

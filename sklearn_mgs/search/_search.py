@@ -22,7 +22,14 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn_mgs.search._batched_fit import BatchedFit
 from sklearn_mgs.search._fold import Model
 
-__all__ = ["Scoring", "make_batches", "search", "staying_candidates", "takes_weight"]
+__all__ = [
+    "Scoring",
+    "make_batches",
+    "search",
+    "staying_candidates",
+    "takes_weight",
+    "torch_threads",
+]
 
 MARGIN = 2.0
 """Standard errors by which a candidate must be behind, now and ahead, to be dropped."""
@@ -147,12 +154,12 @@ def search(
     """
     staying = sorted({m.candidate for b in batches for m in b.models})
     n_resources: dict[int, int] = {}
-    earlier = None
     threads = max(1, cpu_count() // n_jobs) if n_jobs > 1 else None
-    for epoch in rungs:
-        n_resources |= dict.fromkeys(staying, epoch)
-        run, trained = delayed(_advance), []
-        tasks = (run(batch, epoch, scoring, epoch == rungs[-1], progress) for batch in batches)
+    # After the first rung none is dropped, so that nobody need wait for the others there.
+    for epochs in [rungs[:2], *([epoch] for epoch in rungs[2:])]:
+        n_resources |= dict.fromkeys(staying, epochs[-1])
+        run, trained, last = delayed(_advance), [], epochs[-1] == rungs[-1]
+        tasks = (run(batch, epochs, scoring, last, progress) for batch in batches)
         progress.begin(len(batches))
         with torch_threads(threads):
             for batch in Parallel(n_jobs=n_jobs, return_as=_return_as())(tasks):
@@ -160,13 +167,12 @@ def search(
                 progress.scored(batch.models)
         batches = trained
         models = [m for b in batches for m in b.models]
-        scores = _by_candidate(models, staying, main_score)
-        if earlier is not None and epoch != rungs[-1]:
-            ahead = _extrapolated(earlier, scores, epoch, rungs[-1])
-            staying = staying_candidates(scores, ahead, factor)
+        if not last:
+            scores = _by_candidate(models, staying, main_score)
+            ahead = _extrapolated(*scores, rungs[rungs.index(epochs[-1]) - 1 :])
+            staying = staying_candidates(scores[1], ahead, factor)
             for batch in batches:
                 batch.drop(staying)
-        earlier = epoch, scores
     return models, n_resources
 
 
@@ -176,31 +182,39 @@ def _return_as() -> str:
     return "generator_unordered" if backend.supports_return_generator else "list"
 
 
-def _advance(batch, epoch, scoring, last, progress) -> BatchedFit:
-    """Train one batch until `epoch` and score its models."""
-    unscored = [m for m in batch.models if m.scores is None or m in batch.active]
-    batch.train(epoch, progress.epoch)
-    for model in unscored:
-        scoring(model)
+def _advance(batch, epochs, scoring, last, progress) -> BatchedFit:
+    """Train one batch until each of the `epochs`, and score its models there."""
+    for epoch in epochs:
+        unscored = [m for m in batch.models if m.scores is None or m in batch.active]
+        for model in batch.models:
+            model.earlier_scores = model.scores
+        batch.train(epoch, progress.epoch)
+        for model in unscored:
+            scoring(model)
+            model.parameters = None  # need not travel
     if last:
         batch.release()
     return batch
 
 
-def _by_candidate(models, staying, main_score) -> dict[int, np.ndarray]:
-    """The candidates' scores on the splits, in one order."""
-    scores: dict[int, dict[int, float]] = {c: {} for c in staying}
+def _by_candidate(models, staying, main_score) -> tuple[dict, dict]:
+    """The candidates' scores on the splits, in one order: at the rung before, and now."""
+    models = sorted((m for m in models if m.candidate in staying), key=lambda m: m.split)
+    before: dict[int, list[float]] = {c: [] for c in staying}
+    now: dict[int, list[float]] = {c: [] for c in staying}
     for model in models:
-        if model.candidate in scores:
-            scores[model.candidate][model.split] = model.scores[main_score]
-    return {c: np.array([by[split] for split in sorted(by)]) for c, by in scores.items()}
+        before[model.candidate].append(model.earlier_scores[main_score])
+        now[model.candidate].append(model.scores[main_score])
+    return tuple({c: np.array(s) for c, s in table.items()} for table in (before, now))
 
 
-def _extrapolated(earlier, scores, epoch: int, last: int) -> dict[int, np.ndarray]:
-    """Scores at the last epoch, if they go on as they do now on a logarithmic scale of epochs."""
-    epoch_before, before = earlier
-    share = math.log(last / epoch) / math.log(epoch / epoch_before)
-    return {c: s + share * (s - before[c]) for c, s in scores.items()}
+def _extrapolated(before, now, epochs: list[int]) -> dict[int, np.ndarray]:
+    """Scores at the last of the epochs, if they go on as from the first to the second.
+
+    On a logarithmic scale of epochs.
+    """
+    share = math.log(epochs[-1] / epochs[1]) / math.log(epochs[1] / epochs[0])
+    return {c: s + share * (s - before[c]) for c, s in now.items()}
 
 
 def staying_candidates(scores: dict, ahead: dict, factor: int) -> list[int]:

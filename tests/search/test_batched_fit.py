@@ -230,7 +230,7 @@ def test_each_stops_in_its_own_time(estimator, y, params):
 
 def test_who_has_stopped_leaves_the_batch():
     params = {**BASE, "max_iter": 40, "tol": 0.02, "learning_rate_init": 0.03}
-    batch = batches(MLPClassifier(**params, n_iter_no_change=1), CLASSES)[1]
+    (batch,) = batches(MLPClassifier(**params, n_iter_no_change=1), CLASSES)
     trained = []
 
     def on_epoch(n_models):
@@ -298,9 +298,9 @@ def test_on_a_gpu():
 def test_a_failure_leaves_the_others_alone():
     params = {**BASE, "solver": "sgd", "learning_rate_init": 0.01}
     grid = [{"mgs_strength": s} for s in (0.1, 1e200)]
-    batch, _ = batches(MLPClassifier(**params), CLASSES, grid=grid)
+    (batch,) = batches(MLPClassifier(**params), CLASSES, grid=grid)
     batch.train(5)
-    fine, failed = batch.models
+    fine, failed, *_ = batch.models
     assert "non-finite weights or losses in epoch 1" in failed.failure
     train = SPLITS[fine.split][0]
     lone = MLPClassifier(**params, mgs_strength=0.1).fit(X[train], CLASSES[train])
@@ -330,21 +330,44 @@ def test_dropping_a_candidate_leaves_the_others_alone():
     halved.train(2)
     halved.drop([1])
     halved.train(5)
-    assert [m.n_iter for m in halved.models] == [2, 5]
+    assert [m.n_iter for m in halved.models] == [2, 5] * len(SPLITS)
     assert torch.equal(halved.models[1].parameters[0], whole.models[1].parameters[0])
 
 
-def test_batches_are_of_one_shape_and_no_larger_than_asked():
-    made = batches(MLPClassifier(**BASE), CLASSES, max_models=2)
-    assert all(len({m.split for m in b.models}) == 1 for b in made)  # the folds differ in size
-    assert sorted(len(b.models) for b in made) == [1, 1, 2, 2]
+@pytest.mark.parametrize(
+    ("params", "weight"),
+    [
+        ({"mgs_metric": "det"}, None),  # of more samples is another
+        ({"mgs_centered": True}, None),
+        ({"mgs_outputs": "random"}, None),  # more samples draw other numbers
+        ({"dropout": 0.1}, None),
+        ({"input_noise": 0.1}, None),
+        ({"jacobian_strength": 0.1}, None),
+        ({"coherence_threshold": 0.0, "coherence": "batch"}, None),  # has other halves
+        ({"batch_size": 5}, None),  # has another number of mini-batches
+        ({"batch_size": "auto"}, None),  # is one of all samples
+        ({}, WEIGHTS),
+    ],
+    ids=str,
+)
+def test_folds_of_two_sizes_train_apart_where_padding_would_be_seen(params, weight):
+    made = batches(MLPClassifier(**{**BASE, **params}), CLASSES, weight, grid=candidates()[1:])
+    assert len(made) == 2
+    assert all(len({m.split for m in b.models}) == 1 for b in made)
+
+
+def test_else_they_train_together_in_batches_no_larger_than_asked():
+    (whole,) = batches(MLPClassifier(**BASE), CLASSES)
+    assert len({len(m.fold.samples) for m in whole.models}) == 2
+    divided = batches(MLPClassifier(**BASE), CLASSES, max_models=4)
+    assert [len(b.models) for b in divided] == [3, 3]
 
 
 def test_few_models_without_a_penalty_train_with_those_that_have_one():
-    assert len(batches(MLPClassifier(**BASE), CLASSES)) == 2  # for each size of fold
-    assert len(batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[:2])) == 4
+    assert len(batches(MLPClassifier(**BASE), CLASSES)) == 1
+    assert len(batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[:2])) == 2
     for differs in ({"mgs_metric": "det"}, {"dropout": 0.1}, {"input_noise": 0.1}):
-        assert len(batches(MLPClassifier(**BASE, **differs), CLASSES)) == 4
+        assert len(batches(MLPClassifier(**BASE, **differs), CLASSES)) == 4  # and by fold
 
 
 def batch_and_objective(params, y, sample_weight=None):

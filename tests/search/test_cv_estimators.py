@@ -263,6 +263,23 @@ def test_threads_of_torch_are_divided_and_restored(monkeypatch):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(("hidden_layer_sizes", "expected"), [((4,), 1), ((1200, 1200), 3)])
+def test_small_networks_are_refitted_in_one_thread(monkeypatch, hidden_layer_sizes, expected):
+    inside, fit = [], MLPClassifier.fit
+
+    def recording_fit(estimator, *args, **kwargs):
+        inside.append(torch.get_num_threads())
+        return fit(estimator, *args, **kwargs)
+
+    monkeypatch.setattr(MLPClassifier, "fit", recording_fit)
+    before = torch.get_num_threads()
+    with search_module.torch_threads(3):
+        classifier(hidden_layer_sizes=hidden_layer_sizes, max_iter=1).fit(X, y)
+        assert torch.get_num_threads() == 3
+    assert inside == [expected]
+    assert torch.get_num_threads() == before
+
+
 @pytest.fixture
 def live(monkeypatch):
     """Sizes over time of the set of models that hold memory."""

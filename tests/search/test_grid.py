@@ -71,7 +71,7 @@ def test_who_stays(scores, factor, staying):
 def test_who_is_behind_but_catches_up_stays():
     now = {i: np.array(s) for i, s in enumerate([GOOD, [0.5] * 4, [0.5] * 4])}
     earlier = {**now, 1: now[1] - 0.2, 2: now[2] - 0.02}
-    ahead = _extrapolated((10, earlier), now, 20, 80)  # two more doublings
+    ahead = _extrapolated(earlier, now, [10, 20, 40, 80])  # two more doublings
     assert_allclose(ahead[0], GOOD)
     assert_allclose(ahead[1], [0.9] * 4)
     assert_allclose(ahead[2], [0.54] * 4)
