@@ -26,7 +26,7 @@ from sklearn_mgs.gram._reduce import (
     weighted_gram,
 )
 from sklearn_mgs.gram._samples import Samples, n_samples
-from sklearn_mgs.gram._shares import Factors
+from sklearn_mgs.gram._shares import Factors, promoted
 
 __all__ = ["MGSPenalty"]
 
@@ -34,6 +34,10 @@ _NOT_CALIBRATED = (
     "The penalty has no scale or has seen no forward pass: call calibrate(module, X) once, then "
     "run the module inside `with penalty.record(module) as tape` at each step."
 )
+
+
+_TOGETHER = 256
+"""Samples up to which both halves' means come from one product, with columns for each."""
 
 
 class MGSPenalty:
@@ -267,13 +271,32 @@ class MGSPenalty:
             else:
                 V = directions(f, self.outputs, targets)
             factors = self._kernel.factors(tape, f, V)
-            alone = self.metric == "trace" and self.centered is False and sample_weight is None
-            if shares is None or (alone and shares[0] == n // 2 / n):  # one mean over samples
+            if shares is None:
                 return self._value(factors, f, n, targets, sample_weight) / self.scale_
-            ys, ws = ((None, None) if x is None else _halved(x) for x in (targets, sample_weight))
-            halves = zip(_halved_factors(factors), parts, map(len, parts), ys, ws)
-            first, second = (self._value(*half) for half in halves)
-            return (shares[0] * first + shares[1] * second) / self.scale_
+            ys, ws = ([None, None] if x is None else _halved(x) for x in (targets, sample_weight))
+            return self._value_of_halves(factors, parts, shares, ys, ws) / self.scale_
+
+    def _value_of_halves(self, factors, fs: list[Tensor], shares, ys: list, ws: list) -> Tensor:
+        """Mean of m(K) of both halves; their outputs, targets and weights are listed."""
+        n, n_classes = len(fs[0]), max(2, fs[0].shape[1])
+        if self.metric != "trace":
+            K = gram(factors, self.layer_weights_)
+            blocks = K[:n, :n], K[n:, n:]
+            first, second = (self._metric(*x, n_classes) for x in zip(blocks, ys, ws))
+            return shares[0] * first + shares[1] * second
+        ws = [
+            f.new_full((len(f),), share / len(f)) if w is None else share * w / divisor(w)
+            for f, share, w in zip(map(promoted, fs), shares, ws)
+        ]
+        if self.centered is False:
+            return spread(factors, self.layer_weights_, None, torch.cat(ws))
+        Bs = [membership(f[:, 0], self.centered, y, n_classes) for f, y in zip(fs, ys)]
+        if 2 * n <= _TOGETHER:
+            B = torch.block_diag(*Bs)
+            return spread(factors, self.layer_weights_, B, torch.cat(ws))
+        halves = zip(_halved_factors(factors), Bs, ws)
+        first, second = (spread(x, self.layer_weights_, B, w) for x, B, w in halves)
+        return first + second
 
     def from_kernel(
         self,

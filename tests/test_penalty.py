@@ -59,8 +59,11 @@ def test_value_and_gradient_equal_the_loop(
 @pytest.mark.parametrize("shares", [(3 / 7, 4 / 7), (0.5, 0.5)], ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("centered", [False, True, "class"])
-@pytest.mark.parametrize("metric", ["trace", "det"])
-def test_halves_are_mini_batches_of_their_own(problem, metric, centered, weighted, shares):
+@pytest.mark.parametrize(("metric", "together"), [("trace", 0), ("trace", 7), ("det", 7)])
+def test_halves_are_mini_batches_of_their_own(
+    problem, metric, together, centered, weighted, shares, monkeypatch
+):
+    monkeypatch.setattr("sklearn_mgs.penalty._TOGETHER", together)
     module, X, targets = problem
     targets = targets % 2
     options = {"outputs": "target", "centered": centered, "jitter": 1e-2}
