@@ -35,7 +35,7 @@ class HalvesTape:
     n : int
         Samples in the mini-batch.
     size : int or None
-        The first so many samples of each half make the kernel; None: all.
+        The first so many samples of each half make its kernel; None: all.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class HalvesTape:
     shares : tuple of two floats
         Share of each half in the mini-batch.
     rows : list of slice
-        Samples that make the kernel; one slice if all do.
+        Samples that make the halves' kernels; one slice if all do.
     """
 
     def __init__(self, module: nn.Module, n: int, size: int | None = None):
@@ -127,7 +127,7 @@ class _Call:
         """Whether it had a row for each sample, and no autocasting."""
         if self.a is None or self.a.dim() != 2 or len(self.a) not in sizes:
             return False
-        return all(x.dtype == dtype for pair in self.pairs() for x in pair)
+        return all(x is None or x.dtype == dtype for x in (self.a, self.g, self.d, *self.u))
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Rows whose products, summed over samples, make the weight's gradient."""

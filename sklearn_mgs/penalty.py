@@ -271,7 +271,8 @@ class MGSPenalty:
             else:
                 V = directions(f, self.outputs, targets)
             factors = self._kernel.factors(tape, f, V)
-            if shares is None:
+            alone = self.metric == "trace" and self.centered is False and sample_weight is None
+            if shares is None or (alone and shares[0] == n // 2 / n):  # one mean over samples
                 return self._value(factors, f, n, targets, sample_weight) / self.scale_
             ys, ws = ([None, None] if x is None else _halved(x) for x in (targets, sample_weight))
             return self._value_of_halves(factors, parts, shares, ys, ws) / self.scale_
