@@ -21,7 +21,7 @@ class ComparesHalves:
 
     def _compare_halves(self, X, y, n, fit_params):
         """Forward and backward passes of a mini-batch; the gate learns how coherent halves are."""
-        tape = HalvesTape(self.module_, n, self.mgs_batch_size)
+        tape = HalvesTape(self.module_, n, self._kernel_size())
         if not self._one_pass_suffices(X, y, tape, fit_params):
             return self._half_passes(X, y, tape, fit_params)
         with tape:

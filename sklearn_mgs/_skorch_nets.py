@@ -191,7 +191,13 @@ class _MGSNet(ComparesHalves):
         """Samples that make the kernel, the first ones or the first ones of both halves."""
         if self.halves_ is not None:
             return self.halves_.rows
-        return [slice(0, min(get_len(x), self.mgs_batch_size))]
+        return [slice(0, min(get_len(x), self._kernel_size()))]
+
+    def _kernel_size(self):
+        """Samples of a pass that make the kernel; the passes are half ones, or a pass of both."""
+        size, regularizer = self.mgs_batch_size, self.regularizer_
+        gate = None if regularizer is None else regularizer.coherence
+        return size if size is None or gate is None or gate.measure != "batch" else -(-size // 2)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Loss of the mini-batch; while training, with the penalty."""
@@ -293,7 +299,7 @@ class _MGSNet(ComparesHalves):
         """Compile anew what has changed since the last epoch."""
         names = [*self._modules, *self._criteria]
         modules = {name: getattr(self, f"{name}_") for name in names}
-        settings = (self.mgs_strength, self.mgs_batch_size, self.penalty_, modules)
+        settings = (self.mgs_strength, self._kernel_size(), self.penalty_, modules)
         if self.compile and (self.compiled_ is None or self.compiled_.settings != settings):
             parts = nn.ModuleList(m for m in modules.values() if isinstance(m, nn.Module))
             options = self.get_params_for("compile")
@@ -344,7 +350,8 @@ class MGSNeuralNetClassifier(_MGSNet, NeuralNetClassifier):
     alpha, l1 : float, default=0.0
         Strengths of L2 and L1, divided by the mini-batch's sample count.
     coherence_threshold, coherence
-        As for `sklearn_mgs.MLPClassifier`.
+        As for `sklearn_mgs.MLPClassifier`. With ``coherence="batch"`` each half of a mini-batch
+        makes a kernel of its own, of half of `mgs_batch_size` samples.
 
     Attributes
     ----------

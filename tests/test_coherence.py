@@ -442,6 +442,20 @@ def test_one_pass_through_the_penalty_is_as_good_as_two(make_module, penalty, on
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("make_module", [dense_net, conv_net])
+@pytest.mark.parametrize(("size", "kernel"), [(1, 1), (5, 3), (8, 4), (40, 10)])
+def test_both_halves_make_half_of_the_kernel(make_module, size, kernel):
+    (X, y), options = images(), {"mgs_strength": 0.3, "mgs_outputs": "target"}
+    X, y = X[:21], y[:21]  # halves of 10 and 11
+    options |= {"coherence": "batch", "coherence_threshold": 0.0, "mgs_batch_size": size}
+    net = module_net(make_module, batch_size=-1, max_epochs=1, alpha=1.0, **options).fit(X, y)
+    K = gram_matrix(make_module(), torch.tensor(X), outputs="target", targets=torch.tensor(y))
+    squares = K.diagonal() / net.penalty_.scale_ * 0.3
+    last = 11 if size == 40 else kernel
+    want = 10 / 21 * squares[:kernel].mean() + 11 / 21 * squares[10 : 10 + last].mean()
+    assert net.history[0, "mgs_penalty"] == pytest.approx(float(want.detach()), rel=1e-10)
+
+
 def test_one_pass_is_tried_anew_when_weights_are_unfrozen():
     module = nn.Sequential(
         nn.Unflatten(1, (1, 9)), nn.Conv1d(1, 1, 1), nn.Flatten(), nn.Linear(9, 3)
