@@ -68,14 +68,7 @@ CONSTRAINTS: dict = {
 def check_combinations(estimator, has_validation_set: bool) -> None:
     """Raise a ValueError for parameters that are allowed alone but not together."""
     p = estimator
-    size = p.mgs_batch_size
-    if p.mgs_strength and size not in (None, "auto") and size < 2:
-        for name, value in (("mgs_metric", p.mgs_metric), ("mgs_centered", p.mgs_centered)):
-            if value not in ("trace", False):
-                raise ValueError(
-                    f"{name}={value!r} compares samples: mgs_batch_size must be at least 2, got "
-                    f"{size}."
-                )
+    _check_kernel_size(p)
     if p.mgs_strength and p.mgs_layers == "hidden" and not np.size(p.hidden_layer_sizes):
         raise ValueError(
             "mgs_layers='hidden' leaves out the output layer, and there is no other with "
@@ -99,6 +92,20 @@ def check_classless(estimator, needed: str) -> None:
             raise ValueError(
                 f"{name}={value!r} needs {needed}. Use mgs_outputs='all' and mgs_centered=True or "
                 f"False."
+            )
+
+
+def _check_kernel_size(p) -> None:
+    """What compares samples needs two of them, in each half where halves are compared."""
+    size, halves = p.mgs_batch_size, p.coherence_threshold is not None and p.coherence == "batch"
+    least = 3 if halves else 2
+    if not p.mgs_strength or size in (None, "auto") or size >= least:
+        return
+    for name, value in (("mgs_metric", p.mgs_metric), ("mgs_centered", p.mgs_centered)):
+        if value not in ("trace", False):
+            raise ValueError(
+                f"{name}={value!r} compares samples: mgs_batch_size must be at least {least}"
+                f"{' where halves are compared' if halves else ''}, got {size}."
             )
 
 

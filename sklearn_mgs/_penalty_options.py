@@ -30,21 +30,19 @@ def _outputs(p) -> str:
 
 
 def kernel_samples(estimator, n_samples: int) -> int | None:
-    """Samples of a mini-batch that make the kernel; None: all.
+    """Samples of a mini-batch, or of its halves where they are compared, for the kernel.
 
-    "auto" is half of them where they are a random sample of all, the kernel's value is a mean
-    over them, and gradients are relative, which cost more than others; but not with dropout, for
-    which the loss and a part of its samples need a forward pass each. Where the mini-batch's
-    halves are compared, it is half of each.
+    None stands for all. "auto" is half of a mini-batch where that is a random sample of all, the
+    kernel's value is a mean over samples, and gradients are relative, which cost more than others;
+    but not with dropout, for which the loss and a part of its samples need a forward pass each.
     """
-    p = estimator
-    if p.mgs_batch_size != "auto":
-        return p.mgs_batch_size
-    options = penalty_options(p)
-    is_mean = options["metric"] == "trace" and options["centered"] is False
-    n_batch = 200 if p.batch_size == "auto" else p.batch_size
-    drawn = p.solver != "lbfgs" and p.shuffle and n_batch < n_samples
-    if not (options["relative"] and is_mean and drawn) or p.dropout:
-        return None
+    p, size = estimator, estimator.mgs_batch_size
+    if size == "auto":
+        options = penalty_options(p)
+        is_mean = options["metric"] == "trace" and options["centered"] is False
+        n_batch = 200 if p.batch_size == "auto" else p.batch_size
+        drawn = p.solver != "lbfgs" and p.shuffle and n_batch < n_samples
+        dear = options["relative"] and not p.dropout
+        size = -(-n_batch // 2) if is_mean and drawn and dear else None
     compared = p.coherence_threshold is not None and p.coherence == "batch"
-    return -(-n_batch // (4 if compared else 2))
+    return -(-size // 2) if compared and size is not None else size

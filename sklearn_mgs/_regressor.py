@@ -107,7 +107,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     mgs_batch_size : int, "auto" or None, default="auto"
         Samples of each mini-batch that make the kernel, the first ones; None: all. Fewer cost
         less. "auto" is half of a shuffled mini-batch for the trace of relative gradients, which
-        cost most, without dropout; else all. Where `coherence` compares halves, half of each.
+        cost most, without dropout; else all. Where `coherence` compares halves, each has half.
     l1 : float, default=0.0
         Strength of ``l1 / n ‖w‖₁``, by a proximal step after the gradient step: weights become
         exactly zero. Not for "lbfgs".

@@ -89,6 +89,11 @@ def test_unknown_names_list_the_valid_ones(blobs, parameter, value, valid):
             {"mgs_strength": 1, "mgs_centered": True, "mgs_batch_size": 1},
             "mgs_centered=True compares samples: mgs_batch_size must be at least 2, got 1",
         ),
+        (
+            {"mgs_strength": 1, "mgs_centered": True, "mgs_batch_size": 2}
+            | {"coherence_threshold": 0.5, "coherence": "batch"},
+            "mgs_batch_size must be at least 3 where halves are compared, got 2",
+        ),
         ({"max_iter": 0}, r"'max_iter'.*\[1, inf\)"),
         ({"callbacks": "EarlyStopping"}, "'callbacks'.*Got 'EarlyStopping'"),
         ({"device": 0}, "'device'.*str.*Got 0"),

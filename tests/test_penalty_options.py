@@ -22,7 +22,7 @@ BATCH = {"alpha": 0.1, "coherence_threshold": 0.1, "coherence": "batch"}
         ({"mgs_batch_size": 5}, {**RELATIVE, "mgs_batch_size": 5}),
         ({"mgs_batch_size": None}, {**RELATIVE, "mgs_batch_size": None}),
         ({"mgs_layers": "first", "mgs_relative": True}, {"mgs_batch_size": 8}),
-        (BATCH, {**RELATIVE, "mgs_batch_size": 4}),
+        (BATCH, {**RELATIVE, "mgs_batch_size": 8}),
         ({"mgs_layers": "all"}, {"mgs_relative": False, "mgs_batch_size": None}),
         ({"mgs_metric": "det"}, {"mgs_layers": "all", "mgs_batch_size": None}),
         ({"mgs_centered": True}, {**RELATIVE, "mgs_batch_size": None}),
