@@ -127,6 +127,11 @@ class BatchedMLP:
         """Of each layer, shape (M, out, 1)."""
         return self.parameters.parts[len(self.parameters.parts) // 2 :]
 
+    @property
+    def slopes_are_masks(self) -> bool:
+        """Whether they are 0 or 1: what has been multiplied by them once need not be again."""
+        return self.activation in ("identity", "relu") and not self.dropout
+
     def keep(self, rows: Tensor) -> None:
         """Go on with the models `rows` alone."""
         self.parameters.keep(rows)

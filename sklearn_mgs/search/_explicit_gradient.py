@@ -127,7 +127,8 @@ class _Trace:
         for layer, W in enumerate(net.weights):
             if layer:
                 self._add_slope_adjoint(E, layer - 1)
-                E = times(E, self.tape.slopes[layer - 1], self.k, out=E)
+                if layer > 1 or self.relative or not net.slopes_are_masks:
+                    E = times(E, self.tape.slopes[layer - 1], self.k, out=E)
             if layer or self.relative:
                 self.U[layer] = self._add_own(E, layer) if self.relative else E
             if layer + 1 == len(net.weights):

@@ -99,6 +99,8 @@ def make_batches(
     """Divide the models into batches of one shape and at most `max_models`.
 
     The number of batches of a shape is a multiple of `n_jobs`, if it has as many models.
+    Candidates that follow one another are often dropped together: a fold's go to its batches in
+    turn, so that these stay of one size.
     """
     shapes: dict[tuple, list[Model]] = {}
     for model in models:
@@ -108,6 +110,7 @@ def make_batches(
         rounds = -(-len(same) // (max_models * n_jobs))
         n = min(len(same), rounds * n_jobs)
         cuts = np.linspace(0, len(same), n + 1).round().astype(int)
+        same = sorted(same, key=lambda m: (m.split, m.candidate % 2, m.candidate))
         batches += [BatchedFit(same[i:j], device) for i, j in pairwise(cuts)]
     return batches
 

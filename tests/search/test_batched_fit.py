@@ -363,6 +363,14 @@ def test_else_they_train_together_in_batches_no_larger_than_asked():
     assert [len(b.models) for b in divided] == [3, 3]
 
 
+def test_batches_stay_of_one_size_where_neighbours_are_dropped():
+    grid = [{"mgs_strength": s} for s in range(8)]
+    made = batches(MLPClassifier(**BASE), CLASSES, grid=grid, max_models=6)
+    assert [len(b.models) for b in made] == [5, 6, 5]
+    left = [sum(m.candidate < 4 for m in b.models) for b in made]
+    assert left == [3, 3, 2]
+
+
 def test_few_models_without_a_penalty_train_with_those_that_have_one():
     assert len(batches(MLPClassifier(**BASE), CLASSES)) == 1
     assert len(batches(MLPClassifier(**BASE), CLASSES, grid=candidates()[:2])) == 2
