@@ -26,7 +26,8 @@ class HalvesTape:
     The gradient ``Σ g_i a_iᵀ`` of a linear layer's weight, over the samples of a half, has the
     squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨g_i, g_j⟩``: the halves' gradients are never formed. With an
     MGS penalty the weight is used twice, in ``z_i = W a_i`` and in ``p_i = Wᵀ d_i``, and its
-    gradient is ``Σ g_i a_iᵀ + d_i u_iᵀ``: as many samples more.
+    gradient is ``Σ g_i a_iᵀ + d_i u_iᵀ``: as many samples more. Of a convolution's weight, and
+    where that costs less, the first half's gradient is formed.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class HalvesTape:
         self.shares = n // 2 / n, 1 - n // 2 / n
         self.rows = _kernel_rows(n, size)
         self._sizes = n, sum(rows.stop - rows.start for rows in self.rows)
-        self._layers = [m for m in module.modules() if _is_trained_linear(m)]
+        self._layers = [m for m in module.modules() if _is_covered(m)]
 
     def __enter__(self) -> HalvesTape:
         self._calls: dict[nn.Module, list[_Call]] = {m: [] for m in self._layers}
@@ -66,7 +67,7 @@ class HalvesTape:
 
     def _record(self, layer, args, output) -> None:
         if output.requires_grad:  # else no gradient comes this way
-            self._calls[layer].append(_Call(args, output))
+            self._calls[layer].append(_Call(layer, args, output))
 
     def watch(self, tape: Tape) -> None:
         """Record the adjoints of relative gradients' products, before the backward pass."""
@@ -74,7 +75,7 @@ class HalvesTape:
         for layer, product in tape.products:
             call = next(rows.get(layer, iter(())), None)
             if call is not None:
-                product.register_hook(call.see_adjoint)
+                product.register_hook(call.v.append)
 
     @torch.no_grad()
     def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -83,24 +84,28 @@ class HalvesTape:
         None if a layer has not been called, or not with one row for each sample, or not in
         the precision of its weight.
         """
-        pairs: dict[nn.Module, list] = {}
-        for layer, calls in self._calls.items():
-            if not all(call.is_plain(layer.weight.dtype, self._sizes) for call in calls):
+        for calls in self._calls.values():
+            plain = all(call.is_plain(self._sizes) for call in calls)
+            if not (plain and any(call.is_used for call in calls)):
                 return None
-            pairs[layer] = [pair for call in calls for pair in call.pairs()]
-            if not pairs[layer]:
-                return None
-        products = torch.stack([x for m in pairs for x in _with_first_half(m, pairs[m])])
+        products = torch.stack([x for m in self._layers for x in _with_first_half(self._calls[m])])
         aa, at, tt = products.view(-1, 3).sum(0).unbind()
         return aa, at - aa, tt - 2 * at + aa
 
 
 class _Call:
-    """A call of a layer: its input ``a`` and the adjoint ``g`` of its output; ``d``, ``u``."""
+    """A call of a layer: its input ``a`` and the adjoint ``g`` of its output; ``d``, ``u``.
 
-    def __init__(self, args: tuple, output: Tensor):
-        self.a = self.g = self.d = None
+    ``v`` is that of a relative gradient's product, which is made apart, of patches as rows.
+    """
+
+    def __init__(self, layer: nn.Module, args: tuple, output: Tensor):
+        self.layer = layer
+        self.a: Tensor | None = None
+        self.g: Tensor | None = None
+        self.d: Tensor | None = None
         self.u: list[Tensor] = []
+        self.v: list[Tensor] = []
         output.register_hook(self._see_output_gradient)
         if args:  # not by keyword
             self.a = args[0].detach()  # with its graph it would hold this call
@@ -117,37 +122,68 @@ class _Call:
     def _see_input_gradient(self, gradient: Tensor) -> None:
         """Wait for ``u``, the adjoint of ``p``."""
         if gradient.requires_grad:
-            gradient.register_hook(self.see_adjoint)
+            gradient.register_hook(self.u.append)
 
-    def see_adjoint(self, gradient: Tensor) -> None:
-        """Take a part of ``u``."""
-        self.u.append(gradient.view_as(self.a))
-
-    def is_plain(self, dtype: torch.dtype, sizes: tuple[int, int]) -> bool:
+    def is_plain(self, sizes: tuple[int, int]) -> bool:
         """Whether it had a row for each sample, and no autocasting."""
-        if self.a is None or self.a.dim() != 2 or len(self.a) not in sizes:
+        weight, seen = self.layer.weight, (self.a, self.g, self.d, *self.u, *self.v)
+        if self.a is None or self.a.dim() != weight.dim() or len(self.a) not in sizes:
             return False
-        return all(x is None or x.dtype == dtype for x in (self.a, self.g, self.d, *self.u))
+        return all(x is None or x.dtype == weight.dtype for x in seen)
 
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Rows whose products, summed over samples, make the weight's gradient."""
+    @property
+    def is_used(self) -> bool:
+        """Whether a gradient of the weight came this way."""
+        return self.g is not None or bool(self.u or self.v)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the gradient is ``Σ g_i a_iᵀ``."""
+        return isinstance(self.layer, nn.Linear) and not (self.u or self.v)
+
+    def add_first_half(self, part: Tensor | None) -> Tensor | None:
+        """Add the first half's part of the weight's gradient, as a matrix."""
+        half = slice(len(self.a) // 2)
         pairs = [] if self.g is None else [(self.g, self.a)]
-        return pairs + ([(self.d, sum(self.u[1:], self.u[0]))] if self.u else [])
+        for g, a in pairs + [(self.d, u) for u in self.u]:
+            part = _add_gradient(part, self.layer, g[half], a[half])
+        for v in self.v:
+            d = self.d if self.d.dim() == 2 else self.d.flatten(2).mT  # as v has it
+            part = _add_rows(part, d[half], v.squeeze(0)[half])
+        return part
 
 
-def _with_first_half(layer: nn.Module, pairs) -> tuple[Tensor, Tensor, Tensor]:
+def _add_gradient(part: Tensor | None, layer, g: Tensor, a: Tensor) -> Tensor:
+    """Add the gradient of ``Σ ⟨g_i, W a_i⟩``, W being the layer's weight."""
+    if isinstance(layer, nn.Linear):
+        return _add_rows(part, g, a)
+    how = layer.stride, layer.padding, layer.dilation, False, [0], layer.groups
+    wanted = False, True, False
+    _, new, _ = torch.ops.aten.convolution_backward(g, a, layer.weight, None, *how, wanted)
+    return new.flatten(1) if part is None else part.add_(new.flatten(1))
+
+
+def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
+    """Add ``Σ g_i a_iᵀ``, over all dimensions but the last."""
+    g, a = g.flatten(0, -2), a.flatten(0, -2)
+    return g.mT @ a if part is None else part.addmm_(g.mT, a)
+
+
+def _with_first_half(calls: list[_Call]) -> tuple[Tensor, Tensor, Tensor]:
     """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
 
-    The first half's gradient is formed only where that costs less.
+    The first half's gradient is formed, unless products of rows cost less.
     """
-    total, n = layer.weight.grad.flatten(), len(pairs[0][0])
-    (g, a), *others = [(g[: len(g) // 2], a[: len(a) // 2]) for g, a in pairs]
-    if not others and n * sum(layer.weight.shape) < layer.weight.numel():
-        K = (a @ pairs[0][1].mT) * (g @ pairs[0][0].mT)
+    call, *others = calls
+    weight, n = call.layer.weight, len(call.a)
+    total = weight.grad.flatten()
+    if call.is_linear and not others and n * sum(weight.shape) < weight.numel():
+        a, g = call.a, call.g
+        K = (a[: n // 2] @ a.mT) * (g[: n // 2] @ g.mT)
         return K[:, : n // 2].sum(), K.sum(), torch.dot(total, total)
-    part = g.mT @ a
-    for d, u in others:
-        part.addmm_(d.mT, u)
+    part = None
+    for call in calls:
+        part = call.add_first_half(part)
     part = part.flatten()
     return torch.dot(part, part), torch.dot(part, total), torch.dot(total, total)
 
@@ -160,8 +196,15 @@ def _kernel_rows(n: int, size: int | None) -> list[slice]:
     return [slice(0, min(size, half)), slice(half, half + size)]
 
 
-def _is_trained_linear(layer: nn.Module) -> bool:
-    return type(layer).forward is nn.Linear.forward and layer.weight.requires_grad
+def _is_covered(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, or convolution padded with zeros, that is trained."""
+    forward = type(layer).forward
+    if forward is nn.Linear.forward:
+        return layer.weight.requires_grad
+    if forward not in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward):
+        return False
+    padded = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return padded and layer.weight.requires_grad
 
 
 def one_pass_suffices(
@@ -170,7 +213,7 @@ def one_pass_suffices(
     """Whether a `HalvesTape` finds what two passes would: both are tried, and compared.
 
     It does where samples have nothing to do with each other, neither in the network nor in the
-    loss, and the weights are those of linear layers.
+    loss, and the weights are those of linear layers and convolutions.
 
     Parameters
     ----------
@@ -184,7 +227,7 @@ def one_pass_suffices(
     """
     module = tape.module
     weights = regularized_weights(module)
-    owned = [m.weight for m in module.modules() if _is_trained_linear(m)]
+    owned = [m.weight for m in module.modules() if _is_covered(m)]
     if len(owned) != len(weights) or {*map(id, owned)} != {*map(id, weights)}:
         return False
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from skorch.dataset import get_len
 from torch.utils._pytree import tree_map
 
 from sklearn_mgs._halves import HalvesTape, forget_gradients, one_pass_suffices
 from sklearn_mgs.gram._samples import take
 
-__all__ = ["ComparesHalves"]
+__all__ = ["ComparesHalves", "picked"]
 
 
 class ComparesHalves:
@@ -78,3 +79,22 @@ class ComparesHalves:
         loss = shares[0] * steps[0]["loss"] + shares[1] * steps[1]["loss"]
         y_pred = tree_map(lambda *halves: torch.cat(halves), *(step["y_pred"] for step in steps))
         return {"loss": loss, "y_pred": y_pred}
+
+    def _kernel_rows(self, x):
+        """Samples that make the kernel, the first ones or the first ones of both halves."""
+        if self.halves_ is not None:
+            return self.halves_.rows
+        return [slice(0, min(get_len(x), self._kernel_size()))]
+
+    def _kernel_size(self):
+        """Samples of a pass that make the kernel; the passes are half ones, or a pass of both."""
+        size, regularizer = self.mgs_batch_size, self.regularizer_
+        gate = None if regularizer is None else regularizer.coherence
+        return size if size is None or gate is None or gate.measure != "batch" else -(-size // 2)
+
+
+def picked(X, rows):
+    """Samples of these slices, one after the other."""
+    if len(rows) == 1:
+        return take(X, rows[0])
+    return tree_map(lambda x: torch.cat([x[part] for part in rows]), X)

@@ -19,7 +19,7 @@ from sklearn_mgs._coherence import COHERENCES, make_gate
 from sklearn_mgs._compiled import CompiledPasses
 from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
-from sklearn_mgs._skorch_halves import ComparesHalves
+from sklearn_mgs._skorch_halves import ComparesHalves, picked
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
 from sklearn_mgs.gram._samples import take
 from sklearn_mgs.penalty import MGSPenalty
@@ -187,18 +187,6 @@ class _MGSNet(ComparesHalves):
             return nullcontext()
         return self.penalty_.record(self.module_)
 
-    def _kernel_rows(self, x):
-        """Samples that make the kernel, the first ones or the first ones of both halves."""
-        if self.halves_ is not None:
-            return self.halves_.rows
-        return [slice(0, min(get_len(x), self._kernel_size()))]
-
-    def _kernel_size(self):
-        """Samples of a pass that make the kernel; the passes are half ones, or a pass of both."""
-        size, regularizer = self.mgs_batch_size, self.regularizer_
-        gate = None if regularizer is None else regularizer.coherence
-        return size if size is None or gate is None or gate.measure != "batch" else -(-size // 2)
-
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Loss of the mini-batch; while training, with the penalty."""
         loss = super().get_loss(y_pred, y_true, X=X, training=training)
@@ -209,7 +197,7 @@ class _MGSNet(ComparesHalves):
         output = y_pred
         if tape is None:
             X = to_tensor(X, device=self.device)
-            X, y = (_picked(part, self._kernel_rows(X)) for part in (X, y))
+            X, y = (picked(part, self._kernel_rows(X)) for part in (X, y))
             with self.penalty_.record(self.module_) as tape:
                 output = super().infer(X)
         halves, targets = self.halves_, self._mgs_targets(y)
@@ -316,13 +304,6 @@ class _MGSNet(ComparesHalves):
         # What a step leaves behind; the values may live on a device that the reader has not.
         passing = dict.fromkeys(("compiled_", "halves_", "one_pass_", "tape_", "value_"))
         return {**super().__getstate__(), **passing, "values_": [], "sizes_": []}
-
-
-def _picked(X, rows):
-    """Samples of these slices, one after the other."""
-    if len(rows) == 1:
-        return take(X, rows[0])
-    return tree_map(lambda x: torch.cat([x[part] for part in rows]), X)
 
 
 def _first(output):

@@ -37,7 +37,7 @@ _NOT_CALIBRATED = (
 
 
 _TOGETHER = 256
-"""Samples up to which both halves' means come from one product, with columns for each."""
+"""Rows of factors up to which both halves' means come from one product, with columns for each."""
 
 
 class MGSPenalty:
@@ -292,7 +292,8 @@ class MGSPenalty:
         if self.centered is False:
             return spread(factors, self.layer_weights_, None, torch.cat(ws))
         Bs = [membership(f[:, 0], self.centered, y, n_classes) for f, y in zip(fs, ys)]
-        if 2 * n <= _TOGETHER:
+        rows = max(x.D.shape[:-1].numel() for of_layer in factors.values() for x in of_layer)
+        if rows <= _TOGETHER:
             B = torch.block_diag(*Bs)
             return spread(factors, self.layer_weights_, B, torch.cat(ws))
         halves = zip(_halved_factors(factors), Bs, ws)

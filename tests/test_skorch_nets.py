@@ -323,6 +323,7 @@ WATCHED = [
     {"mgs_strength": 0.1, "mgs_metric": "det", "mgs_centered": "class", "l1": 0.1},
     {"mgs_strength": 0.1, "mgs_outputs": "all", "mgs_batch_size": 5, "alpha": 0.1},
     {"mgs_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1},
+    {"mgs_outputs": "all", "coherence_threshold": 0.1, "coherence": "batch", "mgs_strength": 0.1},
     {"coherence_threshold": 0.5, "l1": 0.1},
 ]
 
@@ -345,7 +346,7 @@ def test_a_step_asks_the_device_for_nothing(images, kwargs):
     [
         {"strength": 0.0},
         {"relative": True, "outputs": "random"},
-        {"metric": "det", "centered": "class", "batch_size": 3},
+        {"metric": "det", "centered": True, "batch_size": 6},
     ],
     ids=str,
 )
