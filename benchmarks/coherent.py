@@ -306,18 +306,28 @@ def skorch_net(module, optimizer, **params):
 
 
 SGD, ADAM = torch.optim.SGD, torch.optim.Adam
+PLAIN = {"mgs_strength": 0.1, "mgs_layers": "all"}
+PENALTIES = {
+    "MGS trace": PLAIN,
+    "MGS centred": {**PLAIN, "mgs_centered": True},
+    "MGS relative": {**PLAIN, "mgs_relative": True},
+    "MGS det of 32 samples": {**PLAIN, "mgs_metric": "det", "mgs_batch_size": 32},
+}
 TRAINED = {
     "estimator, SGD": partial(estimator, "sgd"),
     "estimator, Adam": partial(estimator, "adam"),
-    "estimator, SGD, MGS trace": partial(estimator, "sgd", mgs_strength=0.1),
-    "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_strength=0.1, mgs_metric="det"),
+    "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
+    "estimator, SGD, MGS trace": partial(estimator, "sgd", **PLAIN),
+    "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
     "skorch-level MLP, SGD": partial(skorch_net, mlp_net, SGD),
     "skorch-level MLP, Adam": partial(skorch_net, mlp_net, ADAM),
-    "skorch-level MLP, SGD, MGS trace": partial(skorch_net, mlp_net, SGD, mgs_strength=0.1),
     "skorch-level conv net, SGD": partial(skorch_net, conv_net, SGD),
     "skorch-level conv net, Adam": partial(skorch_net, conv_net, ADAM),
-    "skorch-level conv net, SGD, MGS trace": partial(skorch_net, conv_net, SGD, mgs_strength=0.1),
 }
+for level, module in (("MLP", mlp_net), ("conv net", conv_net)):
+    for penalty, parameters in PENALTIES.items():
+        name = f"skorch-level {level}, SGD, {penalty}"
+        TRAINED[name] = partial(skorch_net, module, SGD, **parameters)
 
 
 def cost(repeats, steps=10, batch=128, target=1.3):

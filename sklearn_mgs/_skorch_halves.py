@@ -84,7 +84,8 @@ class ComparesHalves:
         """Samples that make the kernel, the first ones or the first ones of both halves."""
         if self.halves_ is not None:
             return self.halves_.rows
-        return [slice(0, min(get_len(x), self._kernel_size()))]
+        n, size = get_len(x), self._kernel_size()
+        return [slice(0, n if size is None else min(n, size))]
 
     def _kernel_size(self):
         """Samples of a pass that make the kernel; the passes are half ones, or a pass of both."""

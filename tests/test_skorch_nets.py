@@ -341,6 +341,16 @@ def test_a_step_asks_the_device_for_nothing(images, kwargs):
         net.train_step(batch)
 
 
+@pytest.mark.parametrize("size", [None, 5])
+def test_loss_of_outputs_from_elsewhere(images, size):
+    """Not from `infer`, which records them: the samples are run once more."""
+    net, (X, y) = prepared(images, "cpu", mgs_strength=0.1, mgs_batch_size=size)
+    loss = net.get_loss(net.infer(X), y, X=X, training=True)
+    net.tape_ = None
+    again = net.get_loss(net.module_(X), y, X=X, training=True)
+    torch.testing.assert_close(again, loss)
+
+
 @pytest.mark.parametrize(
     "penalty",
     [
