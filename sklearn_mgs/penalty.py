@@ -283,7 +283,10 @@ class MGSPenalty:
         if self.metric != "trace":
             K = gram(factors, self.layer_weights_)
             blocks = K[:n, :n], K[n:, n:]
-            first, second = (self._metric(*x, n_classes) for x in zip(blocks, ys, ws))
+            if self.centered is False and ws[0] is None and len(K) == 2 * n:
+                first, second = mgs_metric(torch.stack(blocks), self.metric, jitter=self.jitter)
+            else:
+                first, second = (self._metric(*x, n_classes) for x in zip(blocks, ys, ws))
             return shares[0] * first + shares[1] * second
         ws = [
             f.new_full((len(f),), share / len(f)) if w is None else share * w / divisor(w)
