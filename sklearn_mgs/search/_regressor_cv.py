@@ -115,12 +115,14 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
     model: large matrix products in place of many small ones. Each model has its own fold's
     samples, in the order that a fit of its own with the same `random_state` would take them, and
     stops when that fit would stop. So it ends with that fit's weights, up to rounding; only
-    `dropout` on a GPU draws other masks. Folds whose sizes differ train together where they
-    have as many mini-batches, and no random numbers or kernel show the difference.
+    `dropout` on a GPU draws other masks. Folds whose sizes differ train together if they
+    have as many mini-batches, padded by samples without weight; but not where random numbers or
+    the kernel's metric would show that.
 
     A fold keeps a copy of its training samples, so memory grows by the number of folds times the
     data. Scores are weighted by `sample_weight` where the scorer takes weights. A candidate
     whose loss becomes non-finite has scores of nan.
+    The final fit runs in one thread where the network is so small that a second is no faster.
 
     Examples
     --------
