@@ -37,9 +37,13 @@ class HalvesTape:
         Samples in the mini-batch.
     size : int or None
         The first so many samples of each half make its kernel; None: all.
+    layers : list of torch.nn.Module, default=None
+        The layers of a former tape of the same network, which saves the search for them.
 
     Attributes
     ----------
+    layers : list of torch.nn.Module
+        The layers whose weights are trained, as far as they are covered.
     halves : tuple of two slices
         The first ``n // 2`` samples, and the others.
     shares : tuple of two floats
@@ -48,17 +52,25 @@ class HalvesTape:
         Samples that make the halves' kernels; one slice if all do.
     """
 
-    def __init__(self, module: nn.Module, n: int, size: int | None = None):
+    def __init__(
+        self,
+        module: nn.Module,
+        n: int,
+        size: int | None = None,
+        layers: list[nn.Module] | None = None,
+    ):
         self.module, self.n = module, n
         self.halves = slice(0, n // 2), slice(n // 2, n)
         self.shares = n // 2 / n, 1 - n // 2 / n
         self.rows = _kernel_rows(n, size)
         self._sizes = n, sum(rows.stop - rows.start for rows in self.rows)
-        self._layers = [m for m in module.modules() if _is_covered(m)]
+        if layers is None:
+            layers = [m for m in module.modules() if _is_covered(m)]
+        self.layers = layers
 
     def __enter__(self) -> HalvesTape:
-        self._calls: dict[nn.Module, list[_Call]] = {m: [] for m in self._layers}
-        self._handles = [m.register_forward_hook(self._record) for m in self._layers]
+        self._calls: dict[nn.Module, list[_Call]] = {m: [] for m in self.layers}
+        self._handles = [m.register_forward_hook(self._record) for m in self.layers]
         return self
 
     def __exit__(self, *exc) -> None:
@@ -88,7 +100,7 @@ class HalvesTape:
             plain = all(call.is_plain(self._sizes) for call in calls)
             if not (plain and any(call.is_used for call in calls)):
                 return None
-        products = torch.stack([x for m in self._layers for x in _with_first_half(self._calls[m])])
+        products = torch.stack([x for m in self.layers for x in _with_first_half(self._calls[m])])
         aa, at, tt = products.view(-1, 3).sum(0).unbind()
         return aa, at - aa, tt - 2 * at + aa
 
@@ -227,7 +239,7 @@ def one_pass_suffices(
     """
     module = tape.module
     weights = regularized_weights(module)
-    owned = [m.weight for m in module.modules() if _is_covered(m)]
+    owned = [m.weight for m in tape.layers]
     if len(owned) != len(weights) or {*map(id, owned)} != {*map(id, weights)}:
         return False
     try:

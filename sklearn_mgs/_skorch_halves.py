@@ -22,14 +22,15 @@ class ComparesHalves:
 
     def _compare_halves(self, X, y, n, fit_params):
         """Forward and backward passes of a mini-batch; the gate learns how coherent halves are."""
-        tape = HalvesTape(self.module_, n, self._kernel_size())
-        if not self._one_pass_suffices(X, y, tape, fit_params):
+        layers = self._one_pass_suffices(X, y, n, fit_params)
+        tape = HalvesTape(self.module_, n, self._kernel_size(), layers)
+        if not layers:
             return self._half_passes(X, y, tape, fit_params)
         with tape:
             step = self._with_halves(tape, partial(self._passes, X, y, **fit_params))
         products = tape.products()
         if products is None:  # in training the network takes other ways than when it was tried
-            self.one_pass_ = self.one_pass_[0], False
+            self.one_pass_ = self.one_pass_[0], []
             forget_gradients(self.module_)
             return self._half_passes(X, y, tape, fit_params)
         self.regularizer_.coherence.compare_products(*products)
@@ -42,14 +43,15 @@ class ComparesHalves:
         finally:
             self.halves_ = None
 
-    def _one_pass_suffices(self, X, y, tape, fit_params):
-        """Whether it does: found out once for this module, its trained part, and criterion."""
+    def _one_pass_suffices(self, X, y, n, fit_params):
+        """The layers if it does: found out once for this module, its trained part, and so on."""
         trained = [p.requires_grad for p in self.module_.parameters()]
         penalty = self.penalty_ if self.mgs_strength else None
         setting = self.module_, self.criterion_, trained, penalty, self.mgs_batch_size
         if self.compile or (penalty and penalty.outputs == "all"):
-            return False  # all outputs' gradients come at once, in a pass that can't be recorded
+            return []  # all outputs' gradients come at once, in a pass that can't be recorded
         if self.one_pass_ is None or self.one_pass_[0] != setting:
+            tape = HalvesTape(self.module_, n, self._kernel_size())
 
             def run(part):
                 x, t = take(X, part), take(y, part)
@@ -59,7 +61,7 @@ class ComparesHalves:
             def both():
                 self._with_halves(tape, partial(run, slice(0, tape.n)))
 
-            self.one_pass_ = setting, one_pass_suffices(tape, both, run)
+            self.one_pass_ = setting, tape.layers if one_pass_suffices(tape, both, run) else []
         return self.one_pass_[1]
 
     def _half_passes(self, X, y, tape, fit_params):
