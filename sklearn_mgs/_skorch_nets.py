@@ -92,14 +92,15 @@ class _MGSNet(ComparesHalves):
             threshold is None or (isinstance(threshold, Real) and -1 <= float(threshold) <= 1)
         ):
             raise ValueError(f"coherence_threshold must be None or in [-1, 1], got {threshold!r}.")
-        size = self.mgs_batch_size
-        least = 2 if self.mgs_metric == "det" else 1
+        halves = threshold is not None and self.coherence == "batch"
+        compares = self.mgs_metric == "det" or self.mgs_centered is not False
+        size, least = self.mgs_batch_size, (3 if halves else 2) if compares else 1
         if not (size is None or (isinstance(size, Integral) and int(size) >= least)):
             raise ValueError(
                 f"mgs_batch_size must be None or at least {least} for "
-                f"mgs_metric={self.mgs_metric!r}, got {size!r}."
+                f"mgs_metric={self.mgs_metric!r}, mgs_centered={self.mgs_centered!r}"
+                f"{' where halves are compared' if halves else ''}; got {size!r}."
             )
-        halves = self.coherence_threshold is not None and self.coherence == "batch"
         if hasattr(self, "accelerator") and (self.compile or halves):
             raise ValueError(
                 "compile=True and coherence='batch' run the passes of a step themselves, and so "

@@ -144,6 +144,15 @@ def test_samples_that_interact_are_refused_with_the_remedy(images):
         ({"coherence_threshold": "0"}, "coherence_threshold must be None or in"),
         ({"mgs_metric": "rank"}, "Unknown metric 'rank'.*trace.*det"),
         ({"mgs_metric": "det", "mgs_batch_size": 1}, "mgs_batch_size must be None or at least 2"),
+        (
+            {"mgs_centered": "class", "mgs_batch_size": 1},
+            "at least 2 for mgs_metric='trace', mgs_centered='class'; got 1",
+        ),
+        (
+            {"mgs_metric": "det", "mgs_batch_size": 2}
+            | {"coherence_threshold": 0.5, "coherence": "batch"},
+            "at least 3 for mgs_metric='det', mgs_centered=False where halves are compared; got 2",
+        ),
         ({"mgs_relative": "first"}, "relative must be True or False, got 'first'"),
         ({"coherence": "none"}, "coherence must be one of"),
     ],
