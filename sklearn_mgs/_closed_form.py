@@ -65,28 +65,25 @@ class ClosedForm:
         several = module.linears[-1].out_features > 1
         return not (objective.mgs_strength and penalty.outputs == "all" and several)
 
-    def splits(self, batch: Batch) -> bool:
-        """Whether the gradient is a sum over samples, each seen alone."""
-        if self.objective.input_noise:
-            return False
-        if self.weights is None:
-            return True
-        weighted_part = self.objective.mgs_batch_size and batch.sample_weight is not None
-        return self.objective.penalty.splits and not weighted_part
+    @property
+    def splits(self) -> bool:
+        """Whether one pass gives both halves' gradients: no random numbers are drawn for it."""
+        random = self.weights is not None and self.objective.penalty.outputs == "random"
+        return not (self.objective.input_noise or random)
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
         Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
-        mini-batch's halves have in their sum; each half makes its part of the kernel.
+        mini-batch's halves have in their sum; each half makes a kernel of its own.
         """
         rows, size = None, self.objective.mgs_batch_size
         n = batch.n_samples if size is None else min(batch.n_samples, size)
-        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
+        blocks = [(slice(0, n), 1.0)]
         if halves is not None:
             rows = HalfRows(batch, size if self.weights is not None else None)
-            batch, n, weight = rows.batch, rows.n_kernel, rows.kernel_weight
+            batch, n, blocks = rows.batch, rows.n_kernel, rows.blocks
         X = batch.X
         if self.objective.input_noise:
             X = X + self.objective.input_noise * torch.randn_like(X)
@@ -97,7 +94,7 @@ class ClosedForm:
         slopes = [a.slope(A) for a, A in zip(self.activations, inputs[1:])]
         penalty = None
         if self.weights is not None:
-            penalty = _Penalty(self, inputs, slopes, outputs, batch.y[:n], weight)
+            penalty = _Penalty(self, inputs, slopes, outputs, batch, n, blocks)
         for i in reversed(range(len(self.linears))):
             linear, pairs = self.linears[i], [(G, inputs[i])]
             if penalty is not None and i in penalty.U:
@@ -153,13 +150,14 @@ class _Penalty:
         Adjoint of ``D_l W_l``, of each layer but the first, or relative gradients' of all.
     """
 
-    def __init__(self, form: ClosedForm, inputs, slopes, outputs, y, weight: Tensor | None):
-        objective, n = form.objective, len(y)
+    def __init__(self, form: ClosedForm, inputs, slopes, outputs, batch: Batch, n: int, blocks):
+        objective = form.objective
         self.n, self.omega, self.relative = n, form.weights, objective.penalty.relative
         self.A = [A[:n] for A in inputs]
         self.slopes = dict(enumerate((slope[:n] for slope in slopes), 1))
         self.activations = form.activations
-        targets = mgs_targets(objective.loss, y)
+        targets = mgs_targets(objective.loss, batch.y[:n])
+        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
         V = directions(outputs[:n], objective.penalty.outputs, targets)[0]
         self._recursion(form.linears, V)
         share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
@@ -168,7 +166,7 @@ class _Penalty:
             self.products[0] = self.D[0] @ form.linears[0].weight
             gradients = [self.products[i] for i in range(len(self.D))]
         self.share = share(self.A, gradients, self.omega)
-        self.value = self.share.value(objective, targets, weight, outputs.shape[1])
+        self.value = self.share.value(objective, targets, weight, outputs.shape[1], blocks)
         self._adjoint(form.linears)
 
     def _recursion(self, linears, V: Tensor) -> None:
@@ -217,10 +215,9 @@ class _TraceShare:
     def __init__(self, A, D, omega):
         self.A, self.D, self.omega = A, D, omega
 
-    def value(self, objective, targets, weight, n_outputs) -> Tensor:
+    def value(self, objective, targets, weight, n_outputs, blocks) -> Tensor:
         """The value; what it changes by with each ``‖d‖²`` and ``‖a‖²`` is kept, twice."""
-        n = len(self.A[0])
-        mean = 1 / n if weight is None else weight / divisor(weight)
+        mean = _weights_of_mean(self.A[0], weight, blocks)
         twice = 2 * objective.mgs_strength / objective.penalty.scale_ * mean
         value = torch.zeros_like(objective.penalty.scale_)
         self.by_d, self.by_a = {}, {}
@@ -244,6 +241,18 @@ class _TraceShare:
             G.addcmul_(self.A[i], self.by_a[i][:, None])
 
 
+def _weights_of_mean(like: Tensor, weight: Tensor | None, blocks) -> Tensor | float:
+    """What samples weigh in the blocks' (weighted) means, themselves weighted by their shares."""
+    if weight is not None:
+        return torch.cat(
+            [weight[rows] * (share / divisor(weight[rows])) for rows, share in blocks]
+        )
+    each = [share / (rows.stop - rows.start) for rows, share in blocks]
+    if len({*each}) == 1:
+        return each[0]
+    return torch.cat([like.new_full((r.stop - r.start,), x) for (r, _), x in zip(blocks, each)])
+
+
 def _squared_norms(rows: Tensor) -> Tensor:
     """Of each row; in one pass, which `vecdot` does not make of it."""
     return torch.linalg.vector_norm(rows, dim=-1).square_()
@@ -257,23 +266,18 @@ class _KernelShare:
         self.AA = [(a @ a.mT).add_(1) for a in A]
         self.DD = [d @ d.mT for d in D]
 
-    def value(self, objective, targets, weight, n_outputs) -> Tensor:
+    def value(self, objective, targets, weight, n_outputs, blocks) -> Tensor:
         """The value; its adjoint, twice over, is kept in ``S``."""
         penalty = objective.penalty
         shares = zip(self.omega, self.AA, self.DD)
         K = sum(w * AA * DD for w, AA, DD in shares if w is not None)
-        if penalty.metric == "det" and penalty.centered is False and weight is None:
-            m, S = _det_and_adjoint(K, penalty.jitter)
-            share = objective.mgs_strength / penalty.scale_
-            self.S = 2 * share * S
-            return share * m
-        with torch.enable_grad():
-            K.requires_grad_()
-            m = penalty.from_kernel(K, targets, weight, max(2, n_outputs))
-            value = objective.mgs_strength * m
-            (S,) = torch.autograd.grad(value, K)
-        self.S = S + S.mT
-        return value.detach()
+        value, self.S = 0.0, torch.zeros_like(K)
+        for rows, share in blocks:
+            y, w = (None if t is None else t[rows] for t in (targets, weight))
+            m, S = _value_and_adjoint(penalty, K[rows, rows], y, w, max(2, n_outputs))
+            value = value + share * objective.mgs_strength * m
+            self.S[rows, rows] = (share * objective.mgs_strength) * (S + S.mT)
+        return value
 
     def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
         """Add the adjoint of D_i through the layer's share."""
@@ -285,6 +289,17 @@ class _KernelShare:
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         if self.omega[i] is not None:
             G.addmm_((self.omega[i] * self.S) * self.DD[i], self.A[i])
+
+
+def _value_and_adjoint(penalty, K: Tensor, targets, weight, n_classes: int):
+    """The penalty of a kernel, and its gradient in the kernel."""
+    if penalty.metric == "det" and penalty.centered is False and weight is None:
+        m, S = _det_and_adjoint(K, penalty.jitter)
+        return m / penalty.scale_, S / penalty.scale_
+    with torch.enable_grad():
+        K = K.detach().requires_grad_()
+        m = penalty.from_kernel(K, targets, weight, n_classes)
+        return m.detach(), *torch.autograd.grad(m, K)
 
 
 def _det_and_adjoint(K: Tensor, jitter: float) -> tuple[Tensor, Tensor]:

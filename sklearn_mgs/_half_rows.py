@@ -16,20 +16,20 @@ class HalfRows:
     Parameters
     ----------
     batch : Batch
-        The mini-batch; without weights if `size` leaves samples out.
+        The mini-batch.
     size : int or None
-        The first so many samples of each half make the kernel; None: all.
+        The first so many samples of each half make its kernel; None: all.
 
     Attributes
     ----------
     batch : Batch
         The same samples in that order.
     n_kernel : int
-        Samples that make the kernel, the first ones.
-    kernel_weight : Tensor of shape (n_kernel,) or None
-        How they weigh; None: alike. Each half's weigh as much as the half.
+        Samples that make the kernels, the first ones.
+    blocks : list of (slice, float or Tensor)
+        Rows of each half's kernel, and the half's share of the mini-batch's weight.
     of_halves : pair of pairs of lists of slice
-        Rows of each half: among all samples, and among those of the kernel.
+        Rows of each half: among all samples, and among those of the kernels.
     """
 
     def __init__(self, batch: Batch, size: int | None):
@@ -42,17 +42,18 @@ class HalfRows:
             (_filled(slice(0, a), slice(a + b, b + middle)), [slice(0, a)]),
             (_filled(slice(a, a + b), slice(b + middle, n)), [slice(a, a + b)]),
         )
+        share: float | Tensor = middle / n
+        if batch.sample_weight is not None:
+            share = batch.sample_weight[:middle].sum() / batch.sample_weight.sum()
+        self.blocks = [(slice(0, a), share), (slice(a, a + b), 1 - share)]
         if self.n_kernel < n:
-            X, y = (
-                torch.cat([t[:a], t[middle : middle + b], t[a:middle], t[middle + b :]])
-                for t in (batch.X, batch.y)
+            X, y, weight = (
+                None
+                if t is None
+                else torch.cat([t[:a], t[middle : middle + b], t[a:middle], t[middle + b :]])
+                for t in (batch.X, batch.y, batch.sample_weight)
             )
-            self.batch = batch._replace(X=X, y=y)
-        self.kernel_weight = batch.sample_weight
-        if middle * b != (n - middle) * a:
-            share = torch.full((a + b,), middle / a, dtype=batch.X.dtype, device=batch.X.device)
-            share[a:] = (n - middle) / b
-            self.kernel_weight = share
+            self.batch = batch._replace(X=X, y=y, sample_weight=weight)
 
     def restored(self, rows: Tensor) -> Tensor:
         """Rows of that order, in the order of the mini-batch."""

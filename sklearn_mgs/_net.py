@@ -128,7 +128,7 @@ class MLPNet(NeuralNet):
         norm, gate = self.regularizer.squared_norm(), self.regularizer.coherence
         if gate is None or not gate.compares_halves(batch):
             terms = self._backward(batch)
-        elif self._splits(batch):
+        elif self.closed_form_ is not None and self.closed_form_.splits and not self.compile:
             halves = []
             terms = self.closed_form_.backward(batch, halves)
             gate.compare(*zip(*halves))
@@ -140,11 +140,6 @@ class MLPNet(NeuralNet):
             "squared_norm": norm,
             "y_pred": terms.outputs,
         }
-
-    def _splits(self, batch: Batch) -> bool:
-        """Whether one pass gives the gradients of both halves."""
-        form = None if self.compile else self.closed_form_
-        return form is not None and form.splits(batch)
 
     def _backward(self, batch: Batch):
         """Terms of the objective; its gradient is left in the parameters."""
