@@ -317,13 +317,18 @@ TRAINED = {
     "estimator, SGD": partial(estimator, "sgd"),
     "estimator, Adam": partial(estimator, "adam"),
     "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
-    "estimator, SGD, MGS trace": partial(estimator, "sgd", **PLAIN),
     "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
+    "estimator, SGD, input noise": partial(estimator, "sgd", input_noise=0.1),
+    "estimator, SGD, dropout": partial(estimator, "sgd", dropout=0.2),
+    "estimator, SGD, input Jacobian": partial(estimator, "sgd", jacobian_strength=0.01),
+    "estimator, SGD, loss gradient": partial(estimator, "sgd", gradient_strength=0.01),
     "skorch-level MLP, SGD": partial(skorch_net, mlp_net, SGD),
     "skorch-level MLP, Adam": partial(skorch_net, mlp_net, ADAM),
     "skorch-level conv net, SGD": partial(skorch_net, conv_net, SGD),
     "skorch-level conv net, Adam": partial(skorch_net, conv_net, ADAM),
 }
+for penalty, parameters in PENALTIES.items():
+    TRAINED[f"estimator, SGD, {penalty}"] = partial(estimator, "sgd", **parameters)
 for level, module in (("MLP", mlp_net), ("conv net", conv_net)):
     for penalty, parameters in PENALTIES.items():
         name = f"skorch-level {level}, SGD, {penalty}"

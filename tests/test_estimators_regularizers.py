@@ -146,9 +146,7 @@ def test_mgs_penalty_of_other_targets(blobs, labels, metric, outputs, kind):
 
 def test_target_of_a_binary_classifier_is_the_signed_logit(blobs, labels):
     X, y = blobs[0], labels["binary"]
-    clf = classifier(
-        mgs_strength=0.4, mgs_outputs="target", mgs_layers="all", mgs_centered=True
-    )
+    clf = classifier(mgs_strength=0.4, mgs_outputs="target", mgs_layers="all", mgs_centered=True)
     module = start(clf, X, y)
     X_, y_ = tensors(X, y)
     sign = (2.0 * y_ - 1)[:, None].double()
