@@ -291,10 +291,10 @@ def mlp_net():
     return nn.Sequential(*layers)
 
 
-def estimator(solver, **params):
+def estimator(solver, hidden=(300, 100), **params):
     """784-300-100-10, mini-batches of 128."""
     params = {"alpha": 0.0, **params}
-    return MLPClassifier((300, 100), solver=solver, batch_size=128, random_state=0, **params)
+    return MLPClassifier(hidden, solver=solver, batch_size=128, random_state=0, **params)
 
 
 def skorch_net(module, optimizer, **params):
@@ -316,6 +316,8 @@ PENALTIES = {
 TRAINED = {
     "estimator, SGD": partial(estimator, "sgd"),
     "estimator, Adam": partial(estimator, "adam"),
+    "estimator, SGD, 64-100-100-10": partial(estimator, "sgd", (100, 100)),
+    "estimator, Adam, 64-100-100-10": partial(estimator, "adam", (100, 100)),
     "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
     "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
     "estimator, SGD, input noise": partial(estimator, "sgd", input_noise=0.1),
@@ -348,16 +350,17 @@ def cost(repeats, steps=10, batch=128, target=1.3):
     print("| trained | regulariser | plain step, ms | total | trend | batch | all within |")
     print("|---" * 7 + "|")
     for (name, make), kind in itertools.product(TRAINED.items(), ("alpha", "l1")):
+        X_ = X[:, :64] if "64-100" in name else X
         fits = {}
         for measure in (None, "total", "trend", "batch"):
             params = {"coherence": measure, "coherence_threshold": 0.5} if measure else {}
             fits[measure] = make(**{kind: 1e-2}, **params)
             classes = {"classes": np.arange(10)} if name.startswith("estimator") else {}
-            fits[measure].partial_fit(X, y, **classes)
+            fits[measure].partial_fit(X_, y, **classes)
         times = {measure: [] for measure in fits}
         for _, (measure, fit) in itertools.product(range(repeats), fits.items()):
             start = time.process_time()
-            fit.partial_fit(X, y)
+            fit.partial_fit(X_, y)
             times[measure].append(time.process_time() - start)
         plain = np.array(times.pop(None))
         ratios = [np.median(values / plain) for values in times.values()]
