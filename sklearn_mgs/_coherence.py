@@ -23,6 +23,10 @@ RENEWAL = 4
 """Steps from one look at the trend to the next: a mean of about ten steps changes slowly."""
 
 
+_SMALL = 2**15
+"""Numbers in a vector up to which a copy costs less than an operation for each of its parts."""
+
+
 class CoherenceGate:
     """Decide step by step how strongly L1 and L2 act, without asking the device for a value.
 
@@ -76,6 +80,11 @@ class CoherenceGate:
     def compare(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         """Remember how coherent the gradients of the two halves are, in whatever scale."""
         self._halves = cosine(first, second)
+
+    def compare_with_whole(self, first: Sequence[Tensor], whole: Sequence[Tensor]) -> None:
+        """The same from the first half's part of the gradients, and both halves' sum."""
+        aa, at, tt = inner_products(first, whole)
+        self.compare_products(aa, at - aa, tt - 2 * at + aa)
 
     def compare_products(self, aa: Tensor, ab: Tensor, bb: Tensor) -> None:
         """The same from ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of the two."""
@@ -228,8 +237,16 @@ def _free(sign: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
 def inner_products(
     a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0
 ) -> tuple[Tensor, ...]:
-    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit."""
-    return _squared_norm(a), unit * _inner(a, b), unit * (unit * _squared_norm(b))
+    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit.
+
+    Vectors that are small are joined, for fewer operations.
+    """
+    if sum(x.numel() for x in a) <= _SMALL:
+        both = torch.cat([x.reshape(-1) for x in (*a, *b)]).view(2, -1)
+        aa, ab, _, bb = (both @ both.mT).view(4).unbind()
+    else:
+        aa, ab, bb = _squared_norm(a), _inner(a, b), _squared_norm(b)
+    return (aa, ab, bb) if unit == 1 else (aa, unit * ab, unit * (unit * bb))
 
 
 def _gradient(p: Tensor) -> Tensor:
@@ -256,7 +273,8 @@ def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def _cosine_of_sum(gg: Tensor, gr: Tensor, rr: Tensor) -> Tensor:
     """``cos(g, g + r)`` from the inner products."""
-    return _ratio(gg + gr, gg, gg + 2 * gr + rr)
+    along = gg + gr
+    return _ratio(along, gg, along + gr + rr)
 
 
 def _ratio(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
