@@ -72,16 +72,17 @@ class ClosedForm:
         return not (self.objective.input_noise or random)
 
     @torch.no_grad()
-    def backward(self, batch: Batch, first: list[Tensor] | None = None) -> Terms:
+    def backward(self, batch: Batch, halves: list[list[Tensor]] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
-        Where the form `splits`, `first` gets the part of each weight's gradient that is the first
-        half of the mini-batch's, in the order of the layers; each half makes a kernel of its own.
+        Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
+        mini-batch's halves have in their sum; each half makes a kernel of its own. Of the sum and
+        one part the other could not be told, where it is small.
         """
         rows, size = None, self.objective.mgs_batch_size
         n = batch.n_samples if size is None else min(batch.n_samples, size)
         blocks = [(slice(0, n), 1.0)]
-        if first is not None:
+        if halves is not None:
             rows = HalfRows(batch, size if self.weights is not None else None)
             batch, n, blocks = rows.batch, rows.n_kernel, rows.blocks
         X = batch.X
@@ -102,9 +103,8 @@ class ClosedForm:
             if rows is None:
                 linear.weight.grad = _sum_of_products(pairs)
             else:
-                half, other = rows.of_halves
-                first.insert(0, _sum_of_products(_parts(pairs, half)))
-                linear.weight.grad = _sum_of_products(_parts(pairs, other), first[0])
+                halves.append([_sum_of_products(_parts(pairs, p)) for p in rows.of_halves])
+                linear.weight.grad = halves[-1][0] + halves[-1][1]
             linear.bias.grad = G.sum(0)
             if i:
                 G = G @ linear.weight
@@ -127,10 +127,10 @@ class ClosedForm:
         return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
 
 
-def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], start: Tensor | None = None) -> Tensor:
-    """Sum of ``Gᵀ A`` over pairs, and of `start`."""
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of ``Gᵀ A`` over pairs."""
     (G, A), *others = pairs
-    total = G.mT @ A if start is None else torch.addmm(start, G.mT, A)
+    total = G.mT @ A
     for G, A in others:
         total.addmm_(G.mT, A)
     return total

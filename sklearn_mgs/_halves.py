@@ -100,9 +100,8 @@ class HalvesTape:
             plain = all(call.is_plain(self._sizes) for call in calls)
             if not (plain and any(call.is_used for call in calls)):
                 return None
-        products = torch.stack([x for m in self.layers for x in _with_first_half(self._calls[m])])
-        aa, at, tt = products.view(-1, 3).sum(0).unbind()
-        return aa, at - aa, tt - 2 * at + aa
+        products = torch.stack([x for m in self.layers for x in _products(self._calls[m])])
+        return products.view(-1, 3).sum(0).unbind()
 
 
 class _Call:
@@ -181,23 +180,24 @@ def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
     return g.mT @ a if part is None else part.addmm_(g.mT, a)
 
 
-def _with_first_half(calls: list[_Call]) -> tuple[Tensor, Tensor, Tensor]:
-    """``⟨a, a⟩, ⟨a, t⟩, ⟨t, t⟩`` of one layer, t being the gradient of all samples.
+def _products(calls: list[_Call]) -> tuple[Tensor, Tensor, Tensor]:
+    """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of one layer.
 
-    The first half's gradient is formed, unless products of rows cost less.
+    The first half's gradient is formed, unless products of rows cost less. Not ``⟨b, b⟩`` from
+    products with the sum of both, which say nothing of a b that is small.
     """
     call, *others = calls
-    weight, n = call.layer.weight, len(call.a)
-    total = weight.grad.flatten()
-    if call.is_linear and not others and n * sum(weight.shape) < weight.numel():
-        a, g = call.a, call.g
-        K = (a[: n // 2] @ a.mT) * (g[: n // 2] @ g.mT)
-        return K[:, : n // 2].sum(), K.sum(), torch.dot(total, total)
+    weight, middle = call.layer.weight, len(call.a) // 2
+    if call.is_linear and not others and len(call.a) * sum(weight.shape) < weight.numel():
+        (a, b), (g, h) = ((x[:middle], x[middle:]) for x in (call.a, call.g))
+        pairs = ((a, a, g, g), (a, b, g, h), (b, b, h, h))
+        return tuple(((x @ y.mT) * (u @ v.mT)).sum() for x, y, u, v in pairs)
     part = None
     for call in calls:
         part = call.add_first_half(part)
-    part = part.flatten()
-    return torch.dot(part, part), torch.dot(part, total), torch.dot(total, total)
+    first = part.flatten()
+    second = weight.grad.flatten() - first
+    return torch.dot(first, first), torch.dot(first, second), torch.dot(second, second)
 
 
 def _kernel_rows(n: int, size: int | None) -> list[slice]:

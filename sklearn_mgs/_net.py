@@ -129,9 +129,9 @@ class MLPNet(NeuralNet):
         if gate is None or not gate.compares_halves(batch):
             terms = self._backward(batch)
         elif self.closed_form_ is not None and self.closed_form_.splits and not self.compile:
-            first = []
-            terms = self.closed_form_.backward(batch, first)
-            gate.compare_with_whole(first, [w.grad for w in self.regularizer.weights])
+            halves = []
+            terms = self.closed_form_.backward(batch, halves)
+            gate.compare(*zip(*halves))
         else:
             terms = gate.backward(self._backward, self.module_, batch)
         return {

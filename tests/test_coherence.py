@@ -1,5 +1,7 @@
 """Coherent L1 and L2 against the definition, step by step; what is left, and its storage."""
 
+import copy
+import math
 import pickle
 
 import numpy as np
@@ -480,6 +482,24 @@ def test_both_halves_make_half_of_the_kernel(size, kernel, one_pass):
     last = 11 if size == 40 else kernel
     want = 10 / 21 * squares[:kernel].mean() + 11 / 21 * squares[10 : 10 + last].mean()
     assert net.history[0, "mgs_penalty"] == pytest.approx(float(want.detach()), rel=1e-10)
+
+
+@pytest.mark.parametrize("width", [4, 200])  # gradients are formed, or products of their rows
+@pytest.mark.parametrize("share", [1e-2, 1e-4])
+def test_one_pass_sees_small_gradients_in_single_precision(width, share):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(200, width), nn.Tanh(), nn.Linear(width, width))
+    X, weight, found = torch.randn(12, 200), torch.ones(12, 1), []
+    weight[6:] = share
+    for like in (module, copy.deepcopy(module).double()):
+        x, w = (t.to(like[0].weight.dtype) for t in (X, weight))
+        tape = HalvesTape(like, 12)
+        with tape:
+            (w * like(x).square()).mean().backward()
+        found.append([float(p) for p in tape.products()])
+    (aa, ab, bb), want = found
+    np.testing.assert_allclose([aa, bb], [want[0], want[2]], rtol=5e-3)
+    assert ab == pytest.approx(want[1], abs=5e-3 * math.sqrt(want[0] * want[2]))
 
 
 def test_one_pass_is_tried_anew_when_weights_are_unfrozen():

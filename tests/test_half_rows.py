@@ -53,15 +53,30 @@ def test_one_pass_is_two(size, n, activation, penalty, weighted):
     one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
     want = two.backward(form.backward, module, batch)
     gradients = [p.grad.clone() for p in module.parameters()]
-    first = []
-    got = form.backward(batch, first)
-    one.compare_with_whole(first, [p.grad for p in module.parameters() if p.ndim > 1])
+    halves = []
+    got = form.backward(batch, halves)
+    one.compare(*zip(*halves))
     close = {"rtol": 1e-9, "atol": 1e-11}
     for name in ("data_loss", "mgs_penalty", "total", "outputs"):
         torch.testing.assert_close(getattr(got, name), getattr(want, name), **close)
     for p, g in zip(module.parameters(), gradients):
         torch.testing.assert_close(p.grad, g, **close)
     torch.testing.assert_close(one._halves, two._halves, **close)
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-6])
+def test_coherence_with_a_half_of_small_gradients_in_single_precision(share):
+    module, batch = network().float(), mini_batch(12)
+    weight = torch.ones(12)
+    weight[6:] = share
+    batch = batch._replace(X=batch.X.float(), sample_weight=weight, weight_sum=float(weight.sum()))
+    form = ClosedForm(Objective("log_loss"), module)
+    one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
+    two.backward(form.backward, module, batch)
+    halves = []
+    form.backward(batch, halves)
+    one.compare(*zip(*halves))
+    torch.testing.assert_close(one._halves, two._halves, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
