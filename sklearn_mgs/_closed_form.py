@@ -76,8 +76,7 @@ class ClosedForm:
         """Set every parameter's gradient, and return the objective's terms.
 
         Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
-        mini-batch's halves have in their sum; each half makes a kernel of its own. Of the sum and
-        one part the other could not be told, where it is small.
+        mini-batch's halves have in their sum; each half makes a kernel of its own.
         """
         rows, size = None, self.objective.mgs_batch_size
         n = batch.n_samples if size is None else min(batch.n_samples, size)

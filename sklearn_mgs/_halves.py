@@ -24,10 +24,10 @@ class HalvesTape:
     """Context of a pass that records what the products of the halves' gradients are made of.
 
     The gradient ``Σ g_i a_iᵀ`` of a linear layer's weight, over the samples of a half, has the
-    squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨g_i, g_j⟩``: the halves' gradients are never formed. With an
+    squared norm ``Σ_ij ⟨a_i, a_j⟩ ⟨g_i, g_j⟩``: the halves' gradients need not be formed. With an
     MGS penalty the weight is used twice, in ``z_i = W a_i`` and in ``p_i = Wᵀ d_i``, and its
     gradient is ``Σ g_i a_iᵀ + d_i u_iᵀ``: as many samples more. Of a convolution's weight, and
-    where that costs less, the first half's gradient is formed.
+    where that costs less, they are.
 
     Parameters
     ----------
@@ -183,8 +183,8 @@ def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
 def _products(calls: list[_Call]) -> tuple[Tensor, Tensor, Tensor]:
     """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of one layer.
 
-    The first half's gradient is formed, unless products of rows cost less. Not ``⟨b, b⟩`` from
-    products with the sum of both, which say nothing of a b that is small.
+    Both are formed, unless products of rows cost less. Of products with their sum, ``⟨b, b⟩``
+    would be lost in rounding where b is small.
     """
     call, *others = calls
     weight, middle = call.layer.weight, len(call.a) // 2
