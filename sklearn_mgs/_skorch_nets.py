@@ -327,8 +327,8 @@ class MGSNeuralNetClassifier(_MGSNet, NeuralNetClassifier):
     mgs_strength : float, default=0.0
         Strength of ``mgs_strength · m(K) / m(K_init)``, see `sklearn_mgs.MLPClassifier`.
     mgs_metric, mgs_outputs, mgs_layers, mgs_relative, mgs_centered, mgs_batch_size
-        As for `sklearn_mgs.MLPClassifier`; with "auto" outputs, "target" is differentiated, or a
-        random combination of the outputs where a sample has several labels.
+        As for `sklearn_mgs.MLPClassifier`, without "auto" for layers and samples. "auto" outputs
+        are "target", or "random" where a sample has several labels, "sum" where there is one.
     alpha, l1 : float, default=0.0
         Strengths of L2 and L1, divided by the mini-batch's sample count.
     coherence_threshold, coherence
