@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sklearn_mgs._coherence import make_gate
 from sklearn_mgs._constraints import CONSTRAINTS, check_combinations
-from sklearn_mgs._data import BatchIterator, Samples, as_tensor
+from sklearn_mgs._data import BatchIterator, Samples, as_tensor, mini_batch_size
 from sklearn_mgs._device import private_rng, resolve_device
 from sklearn_mgs._fit_loop import AfterEpoch, ValidationSet, restore
 from sklearn_mgs._fitted import FittedNetwork
@@ -260,14 +260,12 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         return [X.shape[1], *map(int, hidden), self._n_outputs(targets)]
 
     def _n_batch(self, n_samples: int) -> int:
-        if self.batch_size == "auto":
-            return min(200, n_samples)
-        if self.batch_size > n_samples:
+        if self.batch_size != "auto" and self.batch_size > n_samples:
             warnings.warn(
                 f"Got `batch_size`={self.batch_size} larger than the sample size {n_samples}. "
                 f"It is going to be clipped."
             )
-        return min(self.batch_size, n_samples)
+        return mini_batch_size(self.batch_size, n_samples)
 
     # ------------------------------------------------------------- data checks
 

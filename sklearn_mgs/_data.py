@@ -11,7 +11,7 @@ from scipy.sparse import issparse
 from skorch.dataset import Dataset
 from torch import Tensor
 
-__all__ = ["Batch", "BatchIterator", "Samples"]
+__all__ = ["Batch", "BatchIterator", "Samples", "mini_batch_size"]
 
 
 class Batch(NamedTuple):
@@ -78,6 +78,11 @@ class Samples(Dataset):
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index)
+
+
+def mini_batch_size(batch_size: int | str, n_samples: int) -> int:
+    """Samples in a mini-batch: as many as asked for, with "auto" 200, where there are enough."""
+    return min(200 if batch_size == "auto" else batch_size, n_samples)
 
 
 class BatchIterator:

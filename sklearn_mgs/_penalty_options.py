@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sklearn_mgs._data import mini_batch_size
+
 __all__ = ["kernel_samples", "penalty_options"]
 
 
@@ -40,7 +42,7 @@ def kernel_samples(estimator, n_samples: int) -> int | None:
     if size == "auto":
         options = penalty_options(p)
         is_mean = options["metric"] == "trace" and options["centered"] is False
-        n_batch = 200 if p.batch_size == "auto" else p.batch_size
+        n_batch = mini_batch_size(p.batch_size, n_samples)
         drawn = p.solver != "lbfgs" and p.shuffle and n_batch < n_samples
         dear = options["relative"] and not p.dropout
         size = -(-n_batch // 2) if is_mean and drawn and dear else None

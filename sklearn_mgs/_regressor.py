@@ -106,8 +106,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Whether the kernel is centred: on the mean gradient of the mini-batch.
     mgs_batch_size : int, "auto" or None, default="auto"
         Samples of each mini-batch that make the kernel, the first ones; None: all. Fewer cost
-        less. "auto" is half of a shuffled mini-batch for the trace of relative gradients, which
-        cost most, without dropout; else all. Where `coherence` compares halves, each has half.
+        less. "auto" is half of a shuffled mini-batch, which is not all the samples there are, for
+        the uncentred trace of relative gradients, which cost most, without dropout; else all.
+        Where `coherence` compares halves, each has half.
     l1 : float, default=0.0
         Strength of ``l1 / n ‖w‖₁``, by a proximal step after the gradient step: weights become
         exactly zero. Not for "lbfgs".

@@ -135,8 +135,8 @@ class BaseMLPCV:
         est, samples = fold.estimator, fold.samples
         outputs = penalty_options(est)["outputs"] if est.mgs_strength else None
         directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
-        n_batch = min(len(samples), 200 if self.batch_size == "auto" else self.batch_size)
-        size = model_bytes(est._network["layers"], n_batch, directions, samples.dtype.itemsize)
+        units, itemsize = est._network["layers"], samples.dtype.itemsize
+        size = model_bytes(units, fold.n_batch, directions, itemsize)
         return default_max_models(size, resolve_device(self.device), n_jobs)
 
     # ---------------------------------------------------------------- choosing

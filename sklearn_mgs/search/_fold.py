@@ -13,7 +13,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from sklearn_mgs._base import BaseMLP
-from sklearn_mgs._data import Samples
+from sklearn_mgs._data import Samples, mini_batch_size
 from sklearn_mgs._fit_loop import ValidationSet
 from sklearn_mgs.penalty import MGSPenalty
 
@@ -62,8 +62,7 @@ class Fold:
     @property
     def n_batch(self) -> int:
         """Samples in a mini-batch."""
-        size = self.estimator.batch_size
-        return min(200 if size == "auto" else size, len(self.samples))
+        return mini_batch_size(self.estimator.batch_size, len(self.samples))
 
     @property
     def n_products(self) -> int:
