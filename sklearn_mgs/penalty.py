@@ -260,11 +260,18 @@ class MGSPenalty:
         Returns
         -------
         value : Tensor of shape ()
+
+        Raises
+        ------
+        ValueError
+            If the penalty is not calibrated, or if one sample should make two halves.
         """
         if self._kernel is None:
             raise ValueError(_NOT_CALIBRATED)
         f = output_matrix(output)
         n, parts = len(f), [f] if shares is None else _halved(f)
+        if shares is not None and n < 2:
+            raise ValueError(f"shares of two halves need 2 samples, got {n}; leave shares out.")
         with no_autocast(f.device):
             if self.outputs == "random":  # each half draws its own
                 V = torch.cat([directions(part, "random", None, generator) for part in parts], 1)

@@ -157,6 +157,14 @@ def test_relative_gradients_ignore_how_layers_share_the_scale(problem):
     assert plain == pytest.approx(0.01, rel=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"metric": "det"}, {"centered": True}], ids=str)
+def test_one_sample_makes_no_halves(problem, options):
+    module, X, targets = problem
+    penalty = MGSPenalty(outputs="target", **options).calibrate(module, X, targets)
+    with pytest.raises(ValueError, match="two halves need 2 samples, got 1; leave shares out"):
+        step(penalty, module, X[:1], targets[:1], shares=(0.5, 0.5))
+
+
 def test_relative_shares_of_later_weights_ignore_the_scale_too():
     torch.manual_seed(0)
     layers = [nn.Linear(FEATURES, 8, bias=False), nn.ReLU(), nn.Linear(8, CLASSES, bias=False)]
