@@ -50,6 +50,8 @@ class ComparesHalves:
         setting = self.module_, self.criterion_, trained, penalty, self.mgs_batch_size
         if self.compile or (penalty and penalty.outputs == "all"):
             return []  # all outputs' gradients come at once, in a pass that can't be recorded
+        if getattr(self.criterion_, "weight", None) is not None:
+            return []  # a mean by class weights: that halves weigh the same may be chance
         if self.one_pass_ is None or self.one_pass_[0] != setting:
             tape = HalvesTape(self.module_, n, self._kernel_size())
 

@@ -522,6 +522,14 @@ def test_one_pass_is_tried_anew_when_weights_are_unfrozen():
     assert not net.partial_fit(*images()).one_pass_[1]
 
 
+def test_class_weights_take_two_passes_whatever_the_first_mini_batch():
+    X, y = images()[0][:12], np.array([0, 1] * 4 + [0] * 2 + [1] * 2)  # at first halves are alike
+    options = {"coherence": "batch", "coherence_threshold": -1, "alpha": 1.0}
+    net = module_net(dense_net, batch_size=8, max_epochs=1, **options)
+    net.set_params(criterion__weight=torch.tensor([1.0, 5.0, 1.0]).double()).fit(X, y)
+    assert not (net.one_pass_ and net.one_pass_[1])
+
+
 def test_where_one_pass_tells_halves_apart():
     assert suffices(residual())
     assert suffices(applied_twice())
