@@ -81,11 +81,6 @@ class CoherenceGate:
         """Remember how coherent the gradients of the two halves are, in whatever scale."""
         self._halves = cosine(first, second)
 
-    def compare_with_whole(self, first: Sequence[Tensor], whole: Sequence[Tensor]) -> None:
-        """The same from the first half's part of the gradients, and both halves' sum."""
-        aa, at, tt = inner_products(first, whole)
-        self.compare_products(aa, at - aa, tt - 2 * at + aa)
-
     def compare_products(self, aa: Tensor, ab: Tensor, bb: Tensor) -> None:
         """The same from ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of the two."""
         self._halves = _ratio(ab, aa, bb)
