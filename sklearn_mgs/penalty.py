@@ -139,11 +139,6 @@ class MGSPenalty:
         self.jitter = jitter
         self._kernel: LayerwiseKernel | None = None
 
-    @property
-    def splits(self) -> bool:
-        """Whether the value is a mean over samples, each seen alone."""
-        return self.metric == "trace" and self.centered is False and self.outputs != "random"
-
     def calibrate(
         self,
         module: nn.Module,

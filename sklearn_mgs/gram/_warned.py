@@ -9,7 +9,7 @@ from collections.abc import Callable
 __all__ = ["without_slow_vmap"]
 
 _LOCK = (
-    threading.Lock()
+    threading.RLock()
 )  # filters and the list of what was caught are the process's, not a thread's
 
 
