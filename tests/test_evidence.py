@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import cells, goals, page, stats
 from benchmarks.evidence.competitors import COMPETITORS, N_CANDIDATES
+from benchmarks.evidence.confirmation import CONFIRMATION
 from benchmarks.evidence.data import Problem, add_noise, load_problem, redraw
 from benchmarks.evidence.protocol import PLAN, QUICK, TASKS, Block
 from benchmarks.evidence.train import Job, Part, train
@@ -31,7 +32,7 @@ def test_every_regulariser_has_the_same_number_of_candidates():
     assert {len(c.candidates) for c in tuned} == {N_CANDIDATES}
 
 
-@pytest.mark.parametrize("block", [*PLAN, *QUICK])
+@pytest.mark.parametrize("block", [*PLAN, *QUICK, *CONFIRMATION])
 def test_plans_name_what_exists(block):
     assert block.task in TASKS
     assert set(block.competitors) <= set(COMPETITORS)

@@ -1,8 +1,8 @@
 """The command: run what is missing, then write the page.
 
-python -m benchmarks.evidence --data PATH [--hours H] [--task A] [--quick] [--page]
+python -m benchmarks.evidence --data PATH [--hours H] [--task A] [--plan NAME] [--quick] [--page]
 
-A stopped run goes on where it was: rows in benchmarks/results/evidence.csv are not run again.
+A stopped run goes on where it was: rows in benchmarks/results are not run again.
 Without the data folder nothing is run, and the page is written from the rows there are.
 """
 
@@ -17,11 +17,15 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.evidence.cells import COLUMNS, KEY, Unit, run_unit
+from benchmarks.evidence.confirmation import CONFIRMATION
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.protocol import PLAN, QUICK
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence.csv"
+CONFIRMED = RESULTS.with_name("confirmation.csv")
+QUICK_RESULTS = ROOT / "out" / "evidence" / "evidence.csv"
+PLANS = {"confirmation": (CONFIRMATION, CONFIRMED), "main": (PLAN, RESULTS)}
 
 
 def read_rows(path: Path) -> dict[tuple, dict]:
@@ -103,17 +107,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--hours", type=float, default=24.0, help="start nothing after so long")
     parser.add_argument("--task", choices=list("ABCD"), help="run this task alone")
+    parser.add_argument("--plan", choices=list(PLANS), help="run this plan alone")
     parser.add_argument("--quick", action="store_true", help="a small plan, results in out/")
     parser.add_argument("--page", action="store_true", help="write the page alone")
     args = parser.parse_args()
-    path = ROOT / "out" / "evidence" / "evidence.csv" if args.quick else RESULTS
-    page = path.with_suffix(".md") if args.quick else ROOT / "docs" / "evidence.md"
-    if args.data.is_dir() and not args.page:
-        plan = QUICK if args.quick else PLAN
-        run(plan, args.data, path, min(args.hours, 0.15) if args.quick else args.hours, args.task)
-    elif not args.page:
+    if not args.data.is_dir() and not args.page:
         print(f"No folder {args.data}: nothing is run. --data names the folder of the data sets.")
-    write_page(read_rows(path).values(), page)
+    elif args.quick and not args.page:
+        run(QUICK, args.data, QUICK_RESULTS, min(args.hours, 0.15), args.task)
+    elif not args.page:
+        end = time.time() + 3600 * args.hours
+        for name in [args.plan] if args.plan else PLANS:
+            plan, path = PLANS[name]
+            run(plan, args.data, path, (end - time.time()) / 3600, args.task)
+    page = QUICK_RESULTS.with_suffix(".md") if args.quick else ROOT / "docs" / "evidence.md"
+    write_page(read_rows(QUICK_RESULTS if args.quick else RESULTS).values(), page)
     print(f"Wrote {page}.")
 
 

@@ -54,7 +54,7 @@ def run_unit(unit: Unit, noises: list[float], folder: Path, rows: dict) -> list[
         chosen, seconds = [(pick, pick)], 0.0
         return _as_rows(unit, noises, chosen, seconds)
     first = Unit(block, unit.data, 0, unit.competitor)
-    if task.tune_once and unit.seed > 0:
+    if block.tune_once and unit.seed > 0:
         chosen = [_chosen_before(rows[first.key(noise)]) for noise in noises]
         seconds = 0.0
     else:

@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from benchmarks.evidence import fresh
+from benchmarks.evidence.confirmation import KEEL
 from benchmarks.evidence.train import Part
 
 CATEGORICAL = {"german", "car"}
@@ -97,31 +99,46 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _mnist1d(folder, name, n, seed):
-    """The published split; only noise and initial weights depend on the seed."""
+    """The published split, on which only noise and initial weights vary; or a set of its own."""
+    if name == "mnist1d_generated":
+        return fresh.generated_mnist1d(seed)
     d = _arrays(folder / "mnist1d_16k.npz")
     X, X_test = (d[k].astype(np.float32) for k in ("X_train", "X_test"))
     return X, d["y_train"].astype(int), X_test, d["y_test"].astype(int)
 
 
 def _mnist(folder, name, n, seed):
-    """As many training images of each class, as far as `n` allows; all 10000 test images."""
-    d = _arrays(folder / "mnist.npz")
-    X, y = d["X_train"], d["y_train"].astype(int)
-    part, _ = train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=seed)
-    X, X_test = (a.reshape(len(a), -1).astype(np.float32) / 255 for a in (X[part], d["X_test"]))
-    return X, y[part], X_test, d["y_test"].astype(int)
+    """As many training images of each class, as far as `n` allows; all 10000 test images.
+
+    Of Fashion-MNIST, which is a small part here, the test images are all the others.
+    """
+    file = "fashion_mnist_3k.npz" if name == "fashion_mnist" else "mnist.npz"
+    d = _arrays(folder / file)
+    X, y, X_test, y_test = d["X_train"], d["y_train"], d["X_test"], d["y_test"]
+    if name == "mnist":
+        X, _, y, _ = train_test_split(X, y, train_size=n, stratify=y, random_state=seed)
+    elif name == "mnist_unused":
+        X, y, X_test, y_test = fresh.unused_mnist(X, y, n, seed)
+    else:
+        X, y = np.concatenate([X, X_test]), np.concatenate([y, y_test])
+        X, X_test, y, y_test = train_test_split(X, y, train_size=n, stratify=y, random_state=seed)
+    X, X_test = (a.reshape(len(a), -1).astype(np.float32) / 255 for a in (X, X_test))
+    return X, y.astype(int), X_test, y_test.astype(int)
 
 
 def _tabular(folder, name, n, seed):
     """At most `n` training samples and two thirds of all, stratified; the rest is for testing."""
-    d = _arrays(folder / "cls" / f"{name}.npz")
-    X, y = d["X"].astype(np.float32), d["y"].astype(int)
+    X, y = fresh.keel(name) if name in KEEL else _pmlb(folder, name)
     n = min(n, round(2 / 3 * len(y)))
     train, test = train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=seed)
-    if name in CATEGORICAL:
-        X = _one_hot(X)
     scaler = StandardScaler().fit(X[train])
     return scaler.transform(X[train]), y[train], scaler.transform(X[test]), y[test]
+
+
+def _pmlb(folder, name):
+    d = _arrays(folder / "cls" / f"{name}.npz")
+    X, y = d["X"].astype(np.float32), d["y"].astype(int)
+    return (_one_hot(X) if name in CATEGORICAL else X), y
 
 
 def _one_hot(X: np.ndarray) -> np.ndarray:

@@ -62,8 +62,6 @@ class Task:
     refit : bool
         Whether the chosen candidate is trained again on all of them; else its net from the
         tuning is the result.
-    tune_once : bool
-        Whether the candidate is chosen with the first seed, for all seeds.
     regression : bool
     units : dict of str to float
         What strengths of that name are multiplied by, all candidates alike.
@@ -73,7 +71,6 @@ class Task:
     fit: dict[str, Any]
     validation: float = 0.25
     refit: bool = False
-    tune_once: bool = False
     regression: bool = False
     units: dict[str, float] = field(default_factory=dict)
 
@@ -91,7 +88,6 @@ TASKS = {
         "MNIST-1D",
         SGD | {"batch_size": 100, "max_iter": 500},
         refit=True,
-        tune_once=True,
         units={"mgs_strength": 0.3, "decay_l1": 0.003},
     ),
     "B": Task("MNIST with few samples", ADAM | {"batch_size": 50, "max_iter": 100}),
@@ -134,6 +130,8 @@ class Block:
         Hidden layers.
     fit : dict
         Parameters that differ from the task's.
+    tune_once : bool
+        Whether the candidate is chosen with the first seed, for all seeds.
     """
 
     task: str
@@ -144,6 +142,7 @@ class Block:
     n: int = 0
     hidden: tuple[int, ...] = (64, 64)
     fit: dict[str, Any] = field(default_factory=dict)
+    tune_once: bool = False
 
 
 def _tabular(competitors, seeds):
@@ -160,7 +159,8 @@ def _regressions(competitors, seeds, sets=REGRESSIONS):
 
 
 def _mnist1d(width, noises, competitors, seeds):
-    return Block("A", ("mnist1d",), competitors, noises, seeds, hidden=(width, width))
+    hidden = (width, width)
+    return Block("A", ("mnist1d",), competitors, noises, seeds, hidden=hidden, tune_once=True)
 
 
 FEW = ("none", "L2", "MGS trace", "MGS all, relative")

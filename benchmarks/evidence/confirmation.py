@@ -1,0 +1,69 @@
+"""The confirmation: the default penalty, as it is, on data that had no say in any choice.
+
+Fixed before its first run. Candidates, nets, tuning and tests are those of `protocol`. What counts
+is the default penalty ("MGS all, relative") alone, against the single regularisers run here:
+
+- A: below "none" on clean labels of the same data sets at width 300; below L2 at every width;
+- B, MNIST, and C: the best mean rank at noise 0.2 and more; not significantly worse than the best
+  at noise 0. Fashion-MNIST is shown beside;
+- D: within a standard error of MC dropout's RMSE on four of the five sets.
+"""
+
+from __future__ import annotations
+
+from benchmarks.evidence.protocol import REGRESSIONS, Block
+
+KEEL = tuple(
+    "bands breast bupa chess contraceptive hayes-roth housevotes iris letter magic mammographic "
+    "marketing monk-2 movement_libras mushroom penbased spambase tae tic-tac-toe vowel wine "
+    "wisconsin".split()
+)
+"""All sets of the package that are not among the plan's, but for these: led7digit and titanic,
+most of whose rows are repeats, and australian, crx, heart and ring, whose numbers have lost their
+decimal points."""
+RIVALS = (
+    "none",
+    "L2",
+    "L1",
+    "dropout",
+    "input noise",
+    "early stopping",
+    "label smoothing",
+    "input Jacobian",
+    "loss gradient",
+)
+OURS = ("MGS all, relative", "MGS trace", "MGS + L2")
+COHERENT = ("coherent L2", "coherent L1")
+
+
+def _tabular(seeds):
+    competitors = (*RIVALS, *OURS, *COHERENT)
+    return Block("C", KEEL, competitors, (0.0, 0.2, 0.4), seeds, n=800)
+
+
+def _images(name, n, seeds):
+    fit = {"max_iter": 200} if n < 1000 else {}
+    return Block("B", (name,), (*RIVALS, *OURS), (0.0, 0.2, 0.4, 0.6), seeds, n=n, fit=fit)
+
+
+def _mnist1d(width, noises, competitors, seeds):
+    return Block("A", ("mnist1d_generated",), competitors, noises, seeds, hidden=(width, width))
+
+
+CONFIRMATION = (
+    _tabular(range(100, 102)),
+    *(_mnist1d(width, (0.0,), ("none",), range(100, 103)) for width in (61, 104, 300)),
+    *(
+        _mnist1d(width, (0.15,), ("none", "L2", "MGS all, relative"), range(100, 103))
+        for width in (61, 104, 300)
+    ),
+    *(_images("mnist_unused", n, range(100, 103)) for n in (100, 300, 1000)),
+    _images("mnist_unused", 3000, range(100, 101)),
+    *(_images("fashion_mnist", n, range(100, 103)) for n in (100, 300, 1000)),
+    Block("D", REGRESSIONS, ("MC dropout, published",), (0.0,), range(3, 19), hidden=(50,)),
+    Block(
+        "D", REGRESSIONS, ("none", "L2", "MGS all, relative"), (0.0,), range(3, 19), hidden=(50,)
+    ),
+    _tabular(range(102, 103)),
+)
+"""Splits 0 to 2 of task D are the plan's, 19 was the pilots'."""
