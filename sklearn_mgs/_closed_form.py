@@ -72,7 +72,7 @@ class ClosedForm:
         return not (self.objective.input_noise or random)
 
     @torch.no_grad()
-    def backward(self, batch: Batch, halves: list[list[Tensor]] | None = None) -> Terms:
+    def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
         Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
@@ -102,8 +102,9 @@ class ClosedForm:
             if rows is None:
                 linear.weight.grad = _sum_of_products(pairs)
             else:
-                halves.append([_sum_of_products(_parts(pairs, p)) for p in rows.of_halves])
-                linear.weight.grad = halves[-1][0] + halves[-1][1]
+                first, second = rows.sums_of_products(pairs)
+                linear.weight.grad = first + second
+                halves.append((first, second))
             linear.bias.grad = G.sum(0)
             if i:
                 G = G @ linear.weight
@@ -133,11 +134,6 @@ def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     for G, A in others:
         total.addmm_(G.mT, A)
     return total
-
-
-def _parts(pairs: list[tuple[Tensor, Tensor]], parts) -> list[tuple[Tensor, Tensor]]:
-    """Rows of the pairs, by those of `parts`."""
-    return [(G[rows], A[rows]) for (G, A), part in zip(pairs, parts) for rows in part]
 
 
 class _Penalty:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sklearn_mgs._data import Batch
 
-__all__ = ["COHERENCES", "CoherenceGate", "cosine", "make_gate", "strongest_share"]
+__all__ = [
+    "COHERENCES",
+    "CoherenceGate",
+    "cosine",
+    "cosine_of_sum",
+    "entries",
+    "inner_products",
+    "make_gate",
+    "strongest_share",
+]
 
 COHERENCES = ("total", "batch", "trend")
 """Names of the measures of coherence."""
@@ -25,6 +36,10 @@ RENEWAL = 4
 
 _SMALL = 2**15
 """Numbers in a vector up to which a copy costs less than an operation for each of its parts."""
+
+Number = float | Tensor
+"""What decides about a step: a number on the CPU, which has it at once; else a tensor (), for
+which the device is not waited for."""
 
 
 class CoherenceGate:
@@ -57,21 +72,21 @@ class CoherenceGate:
 
     Attributes
     ----------
-    share_ : Tensor of shape ()
+    share_ : float, or Tensor of shape () elsewhere than on the CPU
         Share of its strength with which the regulariser acts at this step.
     """
 
     def __init__(self, threshold: float, measure: str = "trend"):
         self.threshold = threshold
         self.measure = measure
-        self._halves: Tensor | None = None  # cosine of the halves, from their passes to `decide`
-        self._coherence: Tensor | None = None  # as last measured
+        self._halves: Number | None = None  # cosine of the halves, from their passes to `decide`
+        self._coherence: Number | None = None  # as last measured
         self._mean: list[Tensor] = []  # running mean of gradients
-        self._strongest: Tensor | None = None  # strength that the trend allows
+        self._strongest: Number = 0.0  # strength that the trend allows
         self._free: list[Tensor] = []  # 1 where a weight may differ from zero, else 0
         self._n_steps = 0
-        self._cosines: list[Tensor] = []
-        self._shares: list[Tensor] = []
+        self._cosines: list[Number] = []
+        self._shares: list[Number] = []
 
     def compares_halves(self, batch: Batch) -> bool:
         """Whether the gradients of this mini-batch's halves are to be compared."""
@@ -79,10 +94,11 @@ class CoherenceGate:
 
     def compare(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         """Remember how coherent the gradients of the two halves are, in whatever scale."""
-        self._halves = cosine(first, second)
+        self.compare_products(inner_products(first, second))
 
-    def compare_products(self, aa: Tensor, ab: Tensor, bb: Tensor) -> None:
-        """The same from ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of the two."""
+    def compare_products(self, products: Tensor) -> None:
+        """The same from the Gram matrix (2, 2) of the two."""
+        aa, ab, bb = _numbers(products)
         self._halves = _ratio(ab, aa, bb)
 
     def backward(self, run, module, batch: Batch):
@@ -125,17 +141,18 @@ class CoherenceGate:
             self._follow(gradients)
             if (self._n_steps - 1) % RENEWAL == 0:
                 self._look(weights, alpha, l1)
-            self.share_ = (self._strongest / (alpha + l1 or 1.0)).clamp(max=1.0)
+            self.share_ = _at_most_one(self._strongest / (alpha + l1 or 1.0))
         else:
             self._coherence, self._halves = self._halves, None
             if self._coherence is None:
                 signs = [w.sign() for w in weights] if l1 else []
                 pull, unit = _pull(weights, signs, alpha, l1)
-                self._coherence = _cosine_of_sum(*inner_products(gradients, pull, unit))
-            self.share_ = (self._coherence >= self.threshold).to(weights[0].dtype)
+                gg, gr, rr = _numbers(inner_products(gradients, pull))
+                self._coherence = cosine_of_sum(gg, unit * gr, unit * (unit * rr))
+            self.share_ = (self._coherence >= self.threshold) * 1.0
         if alpha:
             for w, gradient in zip(weights, gradients):
-                gradient.addcmul_(w, self.share_, value=alpha)
+                _add(gradient, alpha, self.share_, w)
         self._cosines.append(self._coherence)
         self._shares.append(self.share_)
 
@@ -149,35 +166,36 @@ class CoherenceGate:
 
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
+        # A mean of zeros would stay where numbers have lost their precision, and are slow.
+        self._mean = [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in self._mean]
         signs = [w.sign() for w in weights] if l1 else []
         pull, unit = _pull(weights, signs, alpha, l1)
-        gg, gr, rr = inner_products(self._mean, pull, unit)
+        gg, gr, rr = _numbers(inner_products(self._mean, pull))
+        gr, rr = unit * gr, unit * (unit * rr)
         if l1:  # of the weights that are not zero; where they are, so is the pull
-            gg = _squared_norm([m * sign for m, sign in zip(self._mean, signs)])
-        self._coherence = _cosine_of_sum(gg, gr, rr)
+            gg = _number(_squared_norm([m * sign for m, sign in zip(self._mean, signs)]))
+        self._coherence = cosine_of_sum(gg, gr, rr)
         share = strongest_share(gg, gr, rr, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)
-        least = share.clamp(max=1.0) * l1
+        least = _at_most_one(share) * l1
         self._free = [_free(sign, m, least, l1) for sign, m in zip(signs, self._mean)]
 
     @torch.no_grad()
     def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
         """Take L1's proximal step, of these thresholds times `share_`."""
-        if self.measure != "trend":  # in full or not at all
-            for w, threshold in zip(weights, thresholds):
-                w.addcmul_(w.clamp(-threshold, threshold), self.share_, value=-1)
-            return
-        for w, free, threshold in zip(weights, self._free, thresholds):
-            limit = threshold * self.share_
-            small = torch.maximum(w, -limit)
-            w.sub_(torch.minimum(small, limit, out=small)).mul_(free)
+        trend = self.measure == "trend"  # else in full or not at all
+        for i, (w, threshold) in enumerate(zip(weights, thresholds)):
+            if trend:
+                limit = threshold * self.share_
+                w.sub_(w.clamp(-limit, limit)).mul_(self._free[i])
+            else:
+                _add(w, -1.0, self.share_, w.clamp(-threshold, threshold))
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
-        if self._cosines:
-            means = torch.stack([torch.stack(self._cosines), torch.stack(self._shares)]).mean(1)
-            for name, value in zip(("coherence", "regularized"), means.tolist()):
-                history.record(name, value)
+        for name, values in (("coherence", self._cosines), ("regularized", self._shares)):
+            if values:
+                history.record(name, _mean(values))
         self._cosines, self._shares = [], []
 
 
@@ -192,7 +210,7 @@ def make_gate(
     return CoherenceGate(threshold, measure)
 
 
-def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Tensor:
+def strongest_share(gg: Number, gr: Number, rr: Number, threshold: float) -> Number:
     """Largest `s` with ``cos(g, g + s r) >= threshold``, infinite where there is none.
 
     The angle between g and g + s r grows with s, from 0 to that between g and r. In the triangle
@@ -201,16 +219,20 @@ def strongest_share(gg: Tensor, gr: Tensor, rr: Tensor, threshold: float) -> Ten
 
     Parameters
     ----------
-    gg, gr, rr : Tensor of shape ()
+    gg, gr, rr : float or Tensor
         Inner products ``⟨g, g⟩``, ``⟨g, r⟩``, ``⟨r, r⟩``.
     threshold : float
         Least cosine, in [-1, 1].
     """
-    sine, norm = math.sqrt(1 - threshold**2), gg.sqrt()
-    along = gr / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    across = (rr - along.square()).clamp_min(0).sqrt()
+    sine, norm = math.sqrt(1 - threshold**2), gg**0.5
+    along = gr / (norm + _tiny(norm))
+    across = _positive(rr - along * along) ** 0.5
     room = across * threshold - along * sine
-    return torch.where(room <= 0, torch.where(norm > 0, math.inf, 0.0), norm * sine / room)
+    if isinstance(room, Tensor):
+        return torch.where(room <= 0, torch.where(norm > 0, math.inf, 0.0), norm * sine / room)
+    if room <= 0:
+        return math.inf if norm > 0 else 0.0
+    return norm * sine / room
 
 
 def _pull(
@@ -224,24 +246,52 @@ def _pull(
     return signs, l1
 
 
-def _free(sign: Tensor, m: Tensor, least: Tensor, l1: float) -> Tensor:
+def _free(sign: Tensor, m: Tensor, least: Number, l1: float) -> Tensor:
     """1 where a weight is not zero or ``|m| > least``, else 0, in numbers: bools take longer."""
     return m.abs().addcmul_(sign, sign, value=2 * l1).gt_(least)
 
 
-def inner_products(
-    a: Sequence[Tensor], b: Sequence[Tensor], unit: float = 1.0
-) -> tuple[Tensor, ...]:
-    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of lists of tensors as one vector each; `b` is in this unit.
+def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Gram matrix (2, 2) of two lists of tensors, each seen as one vector.
 
     Vectors that are small are joined, for fewer operations.
     """
     if sum(x.numel() for x in a) <= _SMALL:
         both = torch.cat([x.reshape(-1) for x in (*a, *b)]).view(2, -1)
-        aa, ab, _, bb = (both @ both.mT).view(4).unbind()
-    else:
-        aa, ab, bb = _squared_norm(a), _inner(a, b), _squared_norm(b)
-    return (aa, ab, bb) if unit == 1 else (aa, unit * ab, unit * (unit * bb))
+        return both @ both.mT
+    ab = _inner(a, b)
+    return torch.stack([_squared_norm(a), ab, ab, _squared_norm(b)]).view(2, 2)
+
+
+def entries(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of Gram matrices (..., 2, 2)."""
+    return products[..., 0, 0], products[..., 0, 1], products[..., 1, 1]
+
+
+def _numbers(products: Tensor) -> Sequence[Number]:
+    """The same of one Gram matrix, read where they are at hand: on the CPU."""
+    if products.device.type != "cpu":
+        return entries(products)
+    (aa, ab), (_, bb) = products.tolist()
+    return aa, ab, bb
+
+
+def _mean(values: list[Number]) -> float:
+    if isinstance(values[0], Tensor):
+        return torch.stack(values).mean().item()
+    return sum(values) / len(values)
+
+
+def _number(x: Tensor) -> Number:
+    return x.item() if x.device.type == "cpu" else x
+
+
+def _add(x: Tensor, factor: float, share: Number, y: Tensor) -> None:
+    """Add ``factor · share · y`` to `x`."""
+    if isinstance(share, Tensor):
+        x.addcmul_(y, share, value=factor)
+    elif share:
+        x.add_(y, alpha=factor * share)
 
 
 def _gradient(p: Tensor) -> Tensor:
@@ -260,22 +310,34 @@ def _squared_norm(a: Sequence[Tensor]) -> Tensor:
     return _inner(a, a)
 
 
-def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Number:
     """Cosine of the angle between two lists of tensors, each seen as one vector."""
-    aa, ab, bb = inner_products(a, b)
+    aa, ab, bb = entries(inner_products(a, b))
     return _ratio(ab, aa, bb)
 
 
-def _cosine_of_sum(gg: Tensor, gr: Tensor, rr: Tensor) -> Tensor:
+def cosine_of_sum(gg: Number, gr: Number, rr: Number) -> Number:
     """``cos(g, g + r)`` from the inner products."""
     along = gg + gr
     return _ratio(along, gg, along + gr + rr)
 
 
-def _ratio(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
+def _ratio(ab: Number, aa: Number, bb: Number) -> Number:
     """Cosine from inner products; zero where a vector is zero."""
-    tiny = torch.finfo(ab.dtype).tiny
-    return ab / (aa.sqrt() * bb.clamp_min(0).sqrt()).clamp_min(tiny)
+    return ab / (aa**0.5 * _positive(bb) ** 0.5 + _tiny(ab))
+
+
+def _tiny(x: Number) -> float:
+    """Least positive number, which makes a quotient with zero zero."""
+    return torch.finfo(x.dtype).tiny if isinstance(x, Tensor) else sys.float_info.min
+
+
+def _positive(x: Number) -> Number:
+    return x.clamp_min(0) if isinstance(x, Tensor) else max(x, 0.0)
+
+
+def _at_most_one(x: Number) -> Number:
+    return x.clamp(max=1.0) if isinstance(x, Tensor) else min(x, 1.0)
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -28,8 +28,6 @@ class HalfRows:
         Samples that make the kernels, the first ones.
     blocks : list of (slice, float or Tensor)
         Rows of each half's kernel, and the half's share of the mini-batch's weight.
-    of_halves : pair of pairs of lists of slice
-        Rows of each half: among all samples, and among those of the kernels.
     """
 
     def __init__(self, batch: Batch, size: int | None):
@@ -38,10 +36,6 @@ class HalfRows:
         a, b = (half if size is None else min(size, half) for half in (middle, n - middle))
         self._cuts = a, a + b, b + middle
         self.batch, self.n_kernel = batch, a + b
-        self.of_halves = (
-            (_filled(slice(0, a), slice(a + b, b + middle)), [slice(0, a)]),
-            (_filled(slice(a, a + b), slice(b + middle, n)), [slice(a, a + b)]),
-        )
         share: float | Tensor = middle / n
         if batch.sample_weight is not None:
             share = batch.sample_weight[:middle].sum() / batch.sample_weight.sum()
@@ -62,6 +56,20 @@ class HalfRows:
         a, b, c = self._cuts
         return torch.cat([rows[:a], rows[b:c], rows[a:b], rows[c:]])
 
+    def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        """Each half's sum of ``Gᵀ A`` over pairs (n, m), (n, k) of all or the kernels' rows."""
+        total = None
+        for G, A in pairs:
+            for start, size in self._segments(len(G)):
+                g, a = (x[start : start + 2 * size].view(2, size, -1) for x in (G, A))
+                total = torch.bmm(g.mT, a) if total is None else total.baddbmm_(g.mT, a)
+            if len(G) % 2:  # the second half has one more
+                total[1].addmm_(G[-1:].mT, A[-1:])
+        return total.unbind()
 
-def _filled(*parts: slice) -> list[slice]:
-    return [part for part in parts if part.stop > part.start]
+    def _segments(self, n: int) -> list[tuple[int, int]]:
+        """Where as many rows of the first half lie before as many of the second."""
+        kernel, middle = self._cuts[0], n // 2
+        if kernel == middle:
+            return [(0, middle)]
+        return [(0, kernel), (2 * kernel, middle - kernel)]

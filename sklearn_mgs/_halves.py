@@ -90,8 +90,8 @@ class HalvesTape:
                 product.register_hook(call.v.append)
 
     @torch.no_grad()
-    def products(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of the halves' parts a and b of the weights' gradients.
+    def products(self) -> Tensor | None:
+        """Gram matrix (2, 2) of the halves' parts of the weights' gradients.
 
         None if a layer has not been called, or not with one row for each sample, or not in
         the precision of its weight.
@@ -100,8 +100,7 @@ class HalvesTape:
             plain = all(call.is_plain(self._sizes) for call in calls)
             if not (plain and any(call.is_used for call in calls)):
                 return None
-        products = torch.stack([x for m in self.layers for x in _products(self._calls[m])])
-        return products.view(-1, 3).sum(0).unbind()
+        return torch.stack([_products(self._calls[m]) for m in self.layers]).sum(0)
 
 
 class _Call:
@@ -180,24 +179,24 @@ def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
     return g.mT @ a if part is None else part.addmm_(g.mT, a)
 
 
-def _products(calls: list[_Call]) -> tuple[Tensor, Tensor, Tensor]:
-    """``⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩`` of one layer.
+def _products(calls: list[_Call]) -> Tensor:
+    """Gram matrix (2, 2) of both halves' parts in one layer.
 
-    Both are formed, unless products of rows cost less. Of products with their sum, ``⟨b, b⟩``
-    would be lost in rounding where b is small.
+    They are formed, unless products of rows cost less. Of products with their sum, the second
+    half's would be lost in rounding where it is small.
     """
     call, *others = calls
     weight, middle = call.layer.weight, len(call.a) // 2
     if call.is_linear and not others and len(call.a) * sum(weight.shape) < weight.numel():
         (a, b), (g, h) = ((x[:middle], x[middle:]) for x in (call.a, call.g))
         pairs = ((a, a, g, g), (a, b, g, h), (b, b, h, h))
-        return tuple(((x @ y.mT) * (u @ v.mT)).sum() for x, y, u, v in pairs)
+        aa, ab, bb = (((x @ y.mT) * (u @ v.mT)).sum() for x, y, u, v in pairs)
+        return torch.stack([aa, ab, ab, bb]).view(2, 2)
     part = None
     for call in calls:
         part = call.add_first_half(part)
     first = part.flatten()
-    second = weight.grad.flatten() - first
-    return torch.dot(first, first), torch.dot(first, second), torch.dot(second, second)
+    return inner_products([first], [weight.grad.flatten() - first])
 
 
 def _kernel_rows(n: int, size: int | None) -> list[slice]:
@@ -260,9 +259,9 @@ def one_pass_suffices(
         forget_gradients(module)
     if found is None or any(g is None for part in parts for g in part):
         return False
-    one, two = torch.stack(found), torch.stack(inner_products(*parts))
-    rounding = TOLERANCE * torch.finfo(one.dtype).eps * (two[0] + two[2])
-    return bool(((one - two).abs() <= rounding).all())
+    expected = inner_products(*parts)
+    rounding = TOLERANCE * torch.finfo(found.dtype).eps * expected.trace()
+    return bool(((found - expected).abs() <= rounding).all())
 
 
 @contextmanager

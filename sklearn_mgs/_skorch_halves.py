@@ -33,7 +33,7 @@ class ComparesHalves:
             self.one_pass_ = self.one_pass_[0], []
             forget_gradients(self.module_)
             return self._half_passes(X, y, tape, fit_params)
-        self.regularizer_.coherence.compare_products(*products)
+        self.regularizer_.coherence.compare_products(products)
         return step
 
     def _with_halves(self, tape, run):

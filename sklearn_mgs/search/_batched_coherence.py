@@ -8,7 +8,8 @@ from torch import Tensor
 from sklearn_mgs._coherence import (
     RENEWAL,
     TREND_DECAY,
-    _cosine_of_sum,
+    cosine_of_sum,
+    entries,
     inner_products,
     strongest_share,
 )
@@ -56,7 +57,7 @@ class BatchedGate:
             return
         if coherence is None:
             products = _inner_products(gradients, _pull(weights, alpha, l1))
-            coherence = _cosine_of_sum(*products)
+            coherence = cosine_of_sum(*products)
         self.share = (coherence >= self.threshold).to(weights[0].dtype)[:, None, None]
 
     def _follow(self, gradients: list[Tensor]) -> None:
@@ -101,4 +102,4 @@ def _pull(weights, alpha, l1) -> list[Tensor]:
 
 def _inner_products(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Inner products ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of each model, of shape (M,)."""
-    return torch.func.vmap(inner_products)(a, b)
+    return entries(torch.func.vmap(inner_products)(a, b))
