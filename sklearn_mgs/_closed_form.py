@@ -72,11 +72,11 @@ class ClosedForm:
         return not (self.objective.input_noise or random)
 
     @torch.no_grad()
-    def backward(self, batch: Batch, halves: list[tuple[Tensor, Tensor]] | None = None) -> Terms:
+    def backward(self, batch: Batch, halves: list[Tensor] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
-        Where the form `splits`, `halves` gets each weight's gradient in two parts, which the
-        mini-batch's halves have in their sum; each half makes a kernel of its own.
+        Where the form `splits`, `halves` gets each weight's gradient in two parts (2, ...), which
+        the mini-batch's halves have in their sum; each half makes a kernel of its own.
         """
         rows, size = None, self.objective.mgs_batch_size
         n = batch.n_samples if size is None else min(batch.n_samples, size)
@@ -102,9 +102,9 @@ class ClosedForm:
             if rows is None:
                 linear.weight.grad = _sum_of_products(pairs)
             else:
-                first, second = rows.sums_of_products(pairs)
+                halves.append(rows.sums_of_products(pairs))
+                first, second = halves[-1].unbind()
                 linear.weight.grad = first + second
-                halves.append((first, second))
             linear.bias.grad = G.sum(0)
             if i:
                 G = G @ linear.weight

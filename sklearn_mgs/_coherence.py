@@ -20,6 +20,7 @@ __all__ = [
     "cosine_of_sum",
     "entries",
     "inner_products",
+    "inner_products_of_pairs",
     "make_gate",
     "strongest_share",
 ]
@@ -33,6 +34,9 @@ TREND_DECAY = 0.9
 RENEWAL = 4
 """Steps from one look at the trend to the next: a mean of about ten steps changes slowly."""
 
+FLUSHING = 256
+"""Steps from one search for means that have all but vanished to the next: by then the others are
+not yet too small, as 0.9 to this power is 2e-12."""
 
 _SMALL = 2**15
 """Numbers in a vector up to which a copy costs less than an operation for each of its parts."""
@@ -43,7 +47,7 @@ which the device is not waited for."""
 
 
 class CoherenceGate:
-    """Decide step by step how strongly L1 and L2 act, without asking the device for a value.
+    """Decide step by step how strongly L1 and L2 act, without waiting for the device.
 
     The idea is Park, Ho, Chang and Zhang's (arXiv:1811.08056): strong regularisation is imposed
     only while the gradients are coherent. How coherence is measured is this package's own
@@ -133,7 +137,6 @@ class CoherenceGate:
             p.grad = a.lerp_(b, shares[1])
         return results
 
-    @torch.no_grad()
     def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Set `share_` from the gradients, and add L2's gradient."""
         gradients = [_gradient(w) for w in weights]
@@ -160,27 +163,28 @@ class CoherenceGate:
         """Update the running mean, in which the first steps count as much as they should."""
         if not self._mean:
             self._mean = [torch.zeros_like(g) for g in gradients]
+        elif self._n_steps % FLUSHING == 0:
+            # A mean of zeros would stay where numbers have lost their precision, and are slow.
+            self._mean = [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in self._mean]
         self._n_steps += 1
-        for m, g in zip(self._mean, gradients):
-            m.lerp_(g, (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps))
+        share = (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps)
+        torch._foreach_lerp_(self._mean, gradients, share)
 
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
-        # A mean of zeros would stay where numbers have lost their precision, and are slow.
-        self._mean = [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in self._mean]
         signs = [w.sign() for w in weights] if l1 else []
         pull, unit = _pull(weights, signs, alpha, l1)
-        gg, gr, rr = _numbers(inner_products(self._mean, pull))
+        means = self._mean
+        if l1:  # of the weights that are not zero
+            means, pull = ([x * s for x, s in zip(parts, signs)] for parts in (means, pull))
+        gg, gr, rr = _numbers(inner_products(means, pull))
         gr, rr = unit * gr, unit * (unit * rr)
-        if l1:  # of the weights that are not zero; where they are, so is the pull
-            gg = _number(_squared_norm([m * sign for m, sign in zip(self._mean, signs)]))
         self._coherence = cosine_of_sum(gg, gr, rr)
         share = strongest_share(gg, gr, rr, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)
         least = _at_most_one(share) * l1
         self._free = [_free(sign, m, least, l1) for sign, m in zip(signs, self._mean)]
 
-    @torch.no_grad()
     def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
         """Take L1's proximal step, of these thresholds times `share_`."""
         trend = self.measure == "trend"  # else in full or not at all
@@ -263,6 +267,11 @@ def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([_squared_norm(a), ab, ab, _squared_norm(b)]).view(2, 2)
 
 
+def inner_products_of_pairs(pairs: Sequence[Tensor]) -> Tensor:
+    """The same of two lists whose tensors lie side by side, (2, ...)."""
+    return reduce(torch.add, [x @ x.mT for x in [pair.view(2, -1) for pair in pairs]])
+
+
 def entries(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of Gram matrices (..., 2, 2)."""
     return products[..., 0, 0], products[..., 0, 1], products[..., 1, 1]
@@ -280,10 +289,6 @@ def _mean(values: list[Number]) -> float:
     if isinstance(values[0], Tensor):
         return torch.stack(values).mean().item()
     return sum(values) / len(values)
-
-
-def _number(x: Tensor) -> Number:
-    return x.item() if x.device.type == "cpu" else x
 
 
 def _add(x: Tensor, factor: float, share: Number, y: Tensor) -> None:

@@ -33,8 +33,12 @@ class HalfRows:
     def __init__(self, batch: Batch, size: int | None):
         n = batch.n_samples
         middle = n // 2
-        a, b = (half if size is None else min(size, half) for half in (middle, n - middle))
+        a, b = middle, n - middle
+        if size is not None:
+            a, b = min(size, a), min(size, b)
         self._cuts = a, a + b, b + middle
+        # Where as many rows of the first half lie before as many of the second.
+        self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
         self.batch, self.n_kernel = batch, a + b
         share: float | Tensor = middle / n
         if batch.sample_weight is not None:
@@ -56,20 +60,21 @@ class HalfRows:
         a, b, c = self._cuts
         return torch.cat([rows[:a], rows[b:c], rows[a:b], rows[c:]])
 
-    def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
-        """Each half's sum of ``Gᵀ A`` over pairs (n, m), (n, k) of all or the kernels' rows."""
+    def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Both halves' sums of ``Gᵀ A`` (2, m, k) over pairs (n, m), (n, k).
+
+        The pairs have rows of all samples, or of those of the kernels.
+        """
         total = None
         for G, A in pairs:
-            for start, size in self._segments(len(G)):
-                g, a = (x[start : start + 2 * size].view(2, size, -1) for x in (G, A))
-                total = torch.bmm(g.mT, a) if total is None else total.baddbmm_(g.mT, a)
-            if len(G) % 2:  # the second half has one more
+            n = len(G)
+            for start, stop in self._spans:
+                if stop > n:
+                    break
+                whole = stop - start == n
+                g, a = (G, A) if whole else (G[start:stop], A[start:stop])
+                g, a = g.view(2, -1, G.shape[1]).mT, a.view(2, -1, A.shape[1])
+                total = torch.bmm(g, a) if total is None else total.baddbmm_(g, a)
+            if n % 2:  # the second half has one more
                 total[1].addmm_(G[-1:].mT, A[-1:])
-        return total.unbind()
-
-    def _segments(self, n: int) -> list[tuple[int, int]]:
-        """Where as many rows of the first half lie before as many of the second."""
-        kernel, middle = self._cuts[0], n // 2
-        if kernel == middle:
-            return [(0, middle)]
-        return [(0, kernel), (2 * kernel, middle - kernel)]
+        return total

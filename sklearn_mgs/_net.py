@@ -14,6 +14,7 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import nn
 
 from sklearn_mgs._closed_form import ClosedForm
+from sklearn_mgs._coherence import inner_products_of_pairs
 from sklearn_mgs._compiled import CompiledPasses
 from sklearn_mgs._data import Batch
 from sklearn_mgs._objective import INVERSE_LINKS, Terms
@@ -131,7 +132,7 @@ class MLPNet(NeuralNet):
         elif self.closed_form_ is not None and self.closed_form_.splits and not self.compile:
             halves = []
             terms = self.closed_form_.backward(batch, halves)
-            gate.compare(*zip(*halves))
+            gate.compare_products(inner_products_of_pairs(halves))
         else:
             terms = gate.backward(self._backward, self.module_, batch)
         return {
