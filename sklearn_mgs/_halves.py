@@ -182,8 +182,7 @@ def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
 def _products(calls: list[_Call]) -> Tensor:
     """Gram matrix (2, 2) of both halves' parts in one layer.
 
-    They are formed, unless products of rows cost less. Of products with their sum, the second
-    half's would be lost in rounding where it is small.
+    They are formed, unless products of rows cost less.
     """
     call, *others = calls
     weight, middle = call.layer.weight, len(call.a) // 2
@@ -195,8 +194,22 @@ def _products(calls: list[_Call]) -> Tensor:
     part = None
     for call in calls:
         part = call.add_first_half(part)
-    first = part.flatten()
-    return inner_products([first], [weight.grad.flatten() - first])
+    return _products_of_halves(part.flatten(), weight.grad.flatten())
+
+
+def _products_of_halves(first: Tensor, whole: Tensor) -> Tensor:
+    """Gram matrix (2, 2) of a vector and the rest of the whole.
+
+    Where the rest is small, its products would be lost in rounding if they were taken from those
+    with the whole, which needs less memory. That is looked at where it takes no time.
+    """
+    if first.device.type == "cpu":
+        products = inner_products([first], [whole])
+        (aa, aw), (_, ww) = products.tolist()
+        ab, bb = aw - aa, aa - 2 * aw + ww
+        if bb > 0.01 * (aa + ww):
+            return products.new_tensor([[aa, ab], [ab, bb]])
+    return inner_products([first], [whole - first])
 
 
 def _kernel_rows(n: int, size: int | None) -> list[slice]:

@@ -99,7 +99,10 @@ def gradient_penalty(loss: Tensor, module: nn.Module) -> Tensor:
     """‖∇_θ L‖² of the mini-batch's data loss (Barrett & Dherin 2021)."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-    return torch.stack([g.square().sum() for g in gradients]).sum()
+    # ⟨2 g', g⟩ − ⟨g', g'⟩ with a copy g' kept fixed: the same value and gradient, for less work.
+    pairs = [(g.detach().flatten(), g.flatten()) for g in gradients]
+    total = torch.stack([torch.dot(*pair) for pair in pairs]).sum()
+    return 2 * total - total.detach()
 
 
 @dataclass
