@@ -237,7 +237,7 @@ def rows():
 
 
 def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
-    page.write_page(rows, tmp_path / "evidence.md")
+    page.write_page(rows, rows, tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     assert "{{" not in text
     assert "Not run yet" not in text
@@ -248,7 +248,7 @@ def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
 
 
 def test_an_empty_page_says_so(tmp_path):
-    page.write_page([], tmp_path / "evidence.md")
+    page.write_page([], [], tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     assert text.count("Not run yet.") == 7
     assert text.count("| not run yet |") == 7

@@ -121,7 +121,9 @@ def main() -> None:
             plan, path = PLANS[name]
             run(plan, args.data, path, (end - time.time()) / 3600, args.task)
     page = QUICK_RESULTS.with_suffix(".md") if args.quick else ROOT / "docs" / "evidence.md"
-    write_page(read_rows(QUICK_RESULTS if args.quick else RESULTS).values(), page)
+    rows = read_rows(QUICK_RESULTS if args.quick else RESULTS)
+    confirming = {} if args.quick else read_rows(CONFIRMED)
+    write_page(rows.values(), confirming.values(), page)
     print(f"Wrote {page}.")
 
 

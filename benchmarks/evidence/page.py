@@ -7,15 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evidence.competitors import COMPETITORS
+from benchmarks.evidence.confirmed import confirmation
 from benchmarks.evidence.figures import draw_noise, draw_ranks
-from benchmarks.evidence.goals import NOISY, goals
-from benchmarks.evidence.markdown import METHODS, OUTSIDE, VARIANTS, bold, markdown, seeds_of
+from benchmarks.evidence.goals import goals
+from benchmarks.evidence.markdown import (
+    METHODS,
+    OUTSIDE,
+    VARIANTS,
+    accuracies,
+    conditions,
+    markdown,
+    rank_rows,
+    seeds_of,
+)
 from benchmarks.evidence.protocol import USUAL
 from benchmarks.evidence.published import mnist1d, regression
 from benchmarks.evidence.stats import (
     Table,
     critical_difference,
     holm,
+    is_noisy,
     make_table,
     wilcoxon_p,
     win_tie_loss,
@@ -25,13 +36,17 @@ TEMPLATE = Path(__file__).with_name("template.md")
 LAYERS = ["none", "L2", "input Jacobian", *VARIANTS]
 
 
-def write_page(rows, path: Path) -> None:
-    """Write the page to `path` and its figures to the folder ``images`` beside it."""
-    rows = list(rows)
+def write_page(rows, confirming, path: Path) -> None:
+    """Write the page to `path` and its figures to the folder ``images`` beside it.
+
+    The rows are those of the plan, and of the confirmation.
+    """
+    rows, confirming = list(rows), list(confirming)
     images = path.parent / "images"
     parts = {
         "state": state(rows),
         "goals": markdown(["goal", "measured", ""], goals(rows)),
+        "confirmation": confirmation(confirming, images / "evidence_confirmation.png"),
         "tabular": tabular(rows, images / "evidence_ranks.png"),
         "layers": layers(rows),
         "mnist": mnist(rows, images / "evidence_mnist.png"),
@@ -62,25 +77,6 @@ def state(rows: list[dict]) -> str:
 
 
 # ------------------------------------------------------------------- classification
-
-
-def rank_rows(columns: dict[str, Table], order_by: str) -> list[list[str]]:
-    """Mean ranks under each condition, best first by one of them."""
-    ranks = {title: table.ranks.mean(0) for title, table in columns.items()}
-    names = columns[order_by].competitors
-    order = np.argsort(ranks[order_by])
-    best = {title: r.min() for title, r in ranks.items()}
-    return [
-        [names[i], *(bold(f"{r[i]:.2f}", r[i] == best[title]) for title, r in ranks.items())]
-        for i in order
-    ]
-
-
-def conditions(table: Table) -> dict[str, Table]:
-    """By noise, and all noisy levels as the mean of each data set."""
-    levels = sorted({cell[3] for cell in table.cells})
-    parts = {f"noise {level:g}": table.where(lambda c, v=level: c[3] == v) for level in levels}
-    return parts | {"noise ≥ 0.2": table.where(NOISY).per_set()}
 
 
 def tabular(rows: list[dict], image: Path) -> str:
@@ -148,7 +144,7 @@ def layers(rows: list[dict]) -> str:
         if table:
             parts = conditions(table)
             if task == "B":
-                parts["noise ≥ 0.2"] = table.where(NOISY)
+                parts["noise ≥ 0.2"] = table.where(is_noisy)
             pieces += [
                 f"{where}, mean ranks ({len(table.cells)} cells of data set, size and noise, "
                 f"{seeds_of(table)}):",
@@ -163,17 +159,11 @@ def mnist(rows: list[dict], image: Path) -> str:
     if not table:
         return ""
     draw_noise(table, image, "test accuracy")
-    ranks = table.where(NOISY).ranks.mean(0)
-    lines = []
-    for i in np.argsort(ranks):
-        scores = [bold(f"{s[i]:.3f}", s[i] == s.max()) for s in table.scores]
-        lines.append([table.competitors[i], *scores, f"{ranks[i]:.2f}"])
-    header = ["method", *(f"{n}, {noise:g}" for _, n, _, noise in table.cells), "rank, ≥ 0.2"]
     return "\n\n".join(
         [
             f"Test accuracy by training samples and noise ({seeds_of(table)}, 10000 test images), "
             f"and the mean rank over the noisy columns.",
-            markdown(header, lines),
+            accuracies(table),
             f"![Test accuracy against noise](images/{image.name})",
         ]
     )

@@ -203,6 +203,7 @@ PLAN = (
     _mnist(3000, USUAL, range(1)),
     _tabular((*USUAL, *REFERENCES, *REST, *DEAR), range(3)),
     _regressions((*REFERENCES, "L1", "MGS det", "MGS first + L2"), range(5)),
+    _mnist1d(104, (0.0, 0.3, 0.45), MAIN, range(3)),
     _mnist1d(300, (0.0, 0.3, 0.45), MAIN, range(3)),
     _mnist1d(300, (0.15,), (*USUAL, *REST), range(3)),
     _tabular(USUAL, range(5)),

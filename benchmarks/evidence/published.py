@@ -23,29 +23,16 @@ DRAWN = (*MAIN, "input Jacobian")
 
 def mnist1d(rows: list[dict], image: Path) -> str:
     """Task A: test error beside the published numbers."""
-    columns: dict[tuple, dict[str, list[float]]] = {}
-    for row in rows:
-        if row["task"] == "A":
-            cell = row["width"].split("x")[0], float(row["noise"])
-            column = columns.setdefault(cell, {})
-            column.setdefault(row["competitor"], []).append(100 * (1 - float(row["test"])))
+    columns = _columns(rows)
     if not columns:
         return ""
-    cells = sorted(columns, key=lambda cell: (int(cell[0]), cell[1]))
-    names = [name for name in COMPETITORS if any(name in columns[cell] for cell in cells)]
-    lines = [[name, *(_error(columns[cell].get(name)) for cell in cells)] for name in names]
-    for kind, values in PUBLISHED.items():
-        shown = {"clean labels": {0.0, 0.15}, "noisy labels": {0.15}}[kind]
-        numbers = (f"{values[w]:.2f}" if noise in shown else "" for w, noise in cells)
-        lines.append([f"published, none, {kind}", *numbers])
-    header = ["method", *(f"h = {w}, noise {noise:g}" for w, noise in cells)]
     panels = {}
-    for w, noise in cells:
-        found = {name: values for name, values in columns[w, noise].items() if name in DRAWN}
+    for (w, noise), column in columns.items():
+        found = {name: values for name, values in column.items() if name in DRAWN}
         if noise == 0.15 and len(found) > 2:
             title = f"40-{w}-{w}-10, {100 * noise:g} % of labels redrawn"
             panels[title] = found, PUBLISHED["clean labels"][w]
-    pieces = ["Test error in %, mean ± standard error (seeds).", markdown(header, lines)]
+    pieces = ["Test error in %, mean ± standard error (seeds).", errors(rows, PUBLISHED)]
     if panels:
         draw_errors(panels, image)
         pieces += [
@@ -55,6 +42,29 @@ def mnist1d(rows: list[dict], image: Path) -> str:
             "trained on *clean* labels.",
         ]
     return "\n\n".join(pieces)
+
+
+def _columns(rows: list[dict]) -> dict[tuple, dict[str, list[float]]]:
+    """Task A: test errors in % by width and noise, and by method."""
+    columns: dict[tuple, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["task"] == "A":
+            cell = row["width"].split("x")[0], float(row["noise"])
+            column = columns.setdefault(cell, {})
+            column.setdefault(row["competitor"], []).append(100 * (1 - float(row["test"])))
+    return dict(sorted(columns.items(), key=lambda item: (int(item[0][0]), item[0][1])))
+
+
+def errors(rows: list[dict], published: dict[str, dict[str, float]] | None = None) -> str:
+    """Task A: a table of the errors, with those published by width below."""
+    columns = _columns(rows)
+    names = [name for name in COMPETITORS if any(name in column for column in columns.values())]
+    lines = [[name, *(_error(column.get(name)) for column in columns.values())] for name in names]
+    for kind, values in (published or {}).items():
+        shown = {"clean labels": {0.0, 0.15}, "noisy labels": {0.15}}[kind]
+        numbers = (f"{values[w]:.2f}" if noise in shown else "" for w, noise in columns)
+        lines.append([f"published, none, {kind}", *numbers])
+    return markdown(["method", *(f"h = {w}, noise {noise:g}" for w, noise in columns)], lines)
 
 
 def _error(values: list[float] | None) -> str:

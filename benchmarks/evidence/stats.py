@@ -74,6 +74,11 @@ class Table:
         return self.scores[:, self.competitors.index(competitor)]
 
 
+def is_noisy(cell: tuple) -> bool:
+    """Whether a cell's labels are noisy."""
+    return cell[3] >= 0.2
+
+
 def make_table(rows, task: str, names, score: str = "test") -> Table:
     """The cells and seeds in which all of the task's (nearly complete) competitors have a row."""
     found: dict[tuple, dict[str, float]] = defaultdict(dict)
