@@ -9,7 +9,6 @@ chosen on 10 000 further samples of the training set. Results accumulate in
 benchmarks/results/coherent.csv; what is there is not run again.
 
     python benchmarks/coherent.py --data mnist.npz [--seeds 2 --long-seeds 4]
-    python benchmarks/coherent.py --cost
     python benchmarks/coherent.py --data mnist.npz --sizes
 """
 
@@ -21,7 +20,6 @@ import itertools
 import pickle
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -285,91 +283,6 @@ def _cell(accuracy, compression, zeros, kind):
     return f"{accuracy:.3f}" + (f" ({zeros:.0%}, {compression:.3g}×)" if kind == "l1" else "")
 
 
-def mlp_net():
-    """784-300-100-10 as a module of one's own."""
-    layers = nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
-    return nn.Sequential(*layers)
-
-
-def estimator(solver, hidden=(300, 100), **params):
-    """784-300-100-10, mini-batches of 128."""
-    params = {"alpha": 0.0, **params}
-    return MLPClassifier(hidden, solver=solver, batch_size=128, random_state=0, **params)
-
-
-def skorch_net(module, optimizer, **params):
-    """A module of one's own, mini-batches of 128."""
-    torch.manual_seed(0)
-    options = {"criterion": nn.CrossEntropyLoss, "train_split": None, "verbose": 0, "lr": 0.01}
-    options |= {"optimizer": optimizer, "batch_size": 128, "max_epochs": 1}
-    return MGSNeuralNetClassifier(module, **options, **params)
-
-
-SGD, ADAM = torch.optim.SGD, torch.optim.Adam
-PLAIN = {"mgs_strength": 0.1, "mgs_layers": "all"}
-PENALTIES = {
-    "MGS trace": PLAIN,
-    "MGS centred": {**PLAIN, "mgs_centered": True},
-    "MGS relative": {**PLAIN, "mgs_relative": True},
-    "MGS det of 32 samples": {**PLAIN, "mgs_metric": "det", "mgs_batch_size": 32},
-}
-TRAINED = {
-    "estimator, SGD": partial(estimator, "sgd"),
-    "estimator, Adam": partial(estimator, "adam"),
-    "estimator, SGD, 64-100-100-10": partial(estimator, "sgd", (100, 100)),
-    "estimator, Adam, 64-100-100-10": partial(estimator, "adam", (100, 100)),
-    "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
-    "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
-    "estimator, SGD, input noise": partial(estimator, "sgd", input_noise=0.1),
-    "estimator, SGD, dropout": partial(estimator, "sgd", dropout=0.2),
-    "estimator, SGD, input Jacobian": partial(estimator, "sgd", jacobian_strength=0.01),
-    "estimator, SGD, loss gradient": partial(estimator, "sgd", gradient_strength=0.01),
-    "skorch-level MLP, SGD": partial(skorch_net, mlp_net, SGD),
-    "skorch-level MLP, Adam": partial(skorch_net, mlp_net, ADAM),
-    "skorch-level conv net, SGD": partial(skorch_net, conv_net, SGD),
-    "skorch-level conv net, Adam": partial(skorch_net, conv_net, ADAM),
-}
-for penalty, parameters in PENALTIES.items():
-    TRAINED[f"estimator, SGD, {penalty}"] = partial(estimator, "sgd", **parameters)
-for level, module in (("MLP", mlp_net), ("conv net", conv_net)):
-    for penalty, parameters in PENALTIES.items():
-        name = f"skorch-level {level}, SGD, {penalty}"
-        TRAINED[name] = partial(skorch_net, module, SGD, **parameters)
-
-
-def cost(repeats, steps=10, batch=128, target=1.3):
-    """Time of a step with each measure, over that of plain L1 and L2.
-
-    Medians of the ratios of interleaved runs of ten steps, in the processor's time: other
-    processes then only count as far as they take away its caches.
-    """
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(steps * batch, 784)).astype("float32")
-    y = np.arange(len(X)) % 10
-    print(f"batch {batch}, {torch.get_num_threads()} threads, {repeats} repeats; target {target}")
-    print("| trained | regulariser | plain step, ms | total | trend | batch | all within |")
-    print("|---" * 7 + "|")
-    for (name, make), kind in itertools.product(TRAINED.items(), ("alpha", "l1")):
-        X_ = X[:, :64] if "64-100" in name else X
-        fits = {}
-        for measure in (None, "total", "trend", "batch"):
-            params = {"coherence": measure, "coherence_threshold": 0.5} if measure else {}
-            fits[measure] = make(**{kind: 1e-2}, **params)
-            classes = {"classes": np.arange(10)} if name.startswith("estimator") else {}
-            fits[measure].partial_fit(X_, y, **classes)
-        times = {measure: [] for measure in fits}
-        for _, (measure, fit) in itertools.product(range(repeats), fits.items()):
-            start = time.process_time()
-            fit.partial_fit(X_, y)
-            times[measure].append(time.process_time() - start)
-        plain = np.array(times.pop(None))
-        ratios = [np.median(values / plain) for values in times.values()]
-        cells = " | ".join(f"{ratio:.2f}" for ratio in ratios)
-        step = np.median(plain) / steps * 1e3
-        answer = "yes" if max(ratios) <= target else "NO"
-        print(f"| {name} | {kind} | {step:.2f} | {cells} | {answer} |", flush=True)
-
-
 def sizes(data):
     """Bytes of the pickle, before and after `sparsify`."""
     (X, y), _, (X_test, _) = data
@@ -390,14 +303,10 @@ def main():
     parser.add_argument("--data", type=Path, default=Path("mnist.npz"))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--long-seeds", type=int, default=4)
-    parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--repeats", type=int, default=30, help="of --cost")
     parser.add_argument("--sizes", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if args.cost:
-        return cost(args.repeats)
     data = load(args.data)
     if args.sizes:
         return sizes(data) if data else None
