@@ -187,13 +187,13 @@ class CoherenceGate:
 
     def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
         """Take L1's proximal step, of these thresholds times `share_`."""
-        trend = self.measure == "trend"  # else in full or not at all
-        for i, (w, threshold) in enumerate(zip(weights, thresholds)):
-            if trend:
-                limit = threshold * self.share_
-                w.sub_(w.clamp(-limit, limit)).mul_(self._free[i])
-            else:
+        if self.measure != "trend":  # in full or not at all
+            for w, threshold in zip(weights, thresholds):
                 _add(w, -1.0, self.share_, w.clamp(-threshold, threshold))
+            return
+        for w, threshold, free in zip(weights, thresholds, self._free):
+            limit = threshold * self.share_
+            w.sub_(w.clamp(-limit, limit)).mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
