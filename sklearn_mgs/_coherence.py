@@ -287,7 +287,7 @@ def _numbers(products: Tensor) -> Sequence[Number]:
 
 def _mean(values: list[Number]) -> float:
     if isinstance(values[0], Tensor):
-        return torch.stack(values).mean().item()
+        return torch.stack(values).double().mean().item()
     return sum(values) / len(values)
 
 

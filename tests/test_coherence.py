@@ -1,7 +1,6 @@
 """Coherent L1 and L2 against the definition, step by step; what is left, and its storage."""
 
 import copy
-import math
 import pickle
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor
+from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _coherence
 from sklearn_mgs._halves import HalvesTape, one_pass_suffices
 from sklearn_mgs.gram import gram_matrix
 
@@ -185,6 +184,15 @@ def fit_both(blobs, optimizer, measure, threshold, alpha, l1):
     return clf, before.module_, found
 
 
+@pytest.fixture(params=["numbers", "tensors"])
+def arithmetic(request, monkeypatch):
+    """With numbers, as on the CPU, and with tensors and large vectors, as on a device."""
+    if request.param == "tensors":
+        monkeypatch.setattr(_coherence, "_numbers", _coherence.entries)
+        monkeypatch.setattr(_coherence, "_SMALL", 0)
+
+
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
 def test_coherent_steps(blobs, measure, threshold, alpha, l1):
     clf, module, found = fit_both(blobs, "sgd", measure, threshold, alpha, l1)
@@ -233,6 +241,7 @@ def test_coherent_steps_of_other_optimizers(blobs, optimizer, measure, threshold
     assert_same_fit(clf.module_, clf.history_, module, found)
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("strength", ["alpha", "l1"])
 def test_strengths_that_overflow(blobs, strength):
     gate = {"coherence_threshold": 0.5, "max_iter": 2}
@@ -265,6 +274,7 @@ def module_net(make_module, **parameters):
     return MGSNeuralNetClassifier(make_module, **options)
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("make_module", [conv_net, dense_net])
 @pytest.mark.parametrize(("measure", "threshold", "alpha", "l1"), CASES)
 def test_coherent_steps_of_any_module(make_module, measure, threshold, alpha, l1):
@@ -548,6 +558,20 @@ def test_a_gate_that_is_always_open_changes_nothing(blobs, measure):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     assert set(gated.history_[:, "regularized"]) == {1.0}
     assert "regularized" not in plain.history_[0]
+
+
+def test_a_mean_that_vanishes_is_zero():
+    gate = _coherence.CoherenceGate(0.5)
+    w = torch.ones(2, 2)
+    w.grad = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    gate.decide([w], 1.0, 0.0)
+    w.grad = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    for _ in range(3 * _coherence.FLUSHING):
+        w.grad[:, 0] = 0
+        gate.decide([w], 1e-30, 0.0)
+    (mean,) = gate._mean
+    assert mean[0, 0] == 0
+    assert mean[1, 1] == pytest.approx(1.0)
 
 
 def test_weights_that_are_all_zero_come_back(blobs):
