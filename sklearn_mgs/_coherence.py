@@ -19,6 +19,7 @@ __all__ = [
     "cosine",
     "cosine_of_sum",
     "entries",
+    "flushed",
     "inner_products",
     "inner_products_of_pairs",
     "make_gate",
@@ -163,9 +164,7 @@ class CoherenceGate:
         """Update the running mean, in which the first steps count as much as they should."""
         if not self._mean:
             self._mean = [torch.zeros_like(g) for g in gradients]
-        elif self._n_steps % FLUSHING == 0:
-            # A mean of zeros would stay where numbers have lost their precision, and are slow.
-            self._mean = [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in self._mean]
+        self._mean = flushed(self._mean, self._n_steps)
         self._n_steps += 1
         share = (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps)
         torch._foreach_lerp_(self._mean, gradients, share)
@@ -237,6 +236,17 @@ def strongest_share(gg: Number, gr: Number, rr: Number, threshold: float) -> Num
     if room <= 0:
         return math.inf if norm > 0 else 0.0
     return norm * sine / room
+
+
+def flushed(means: list[Tensor], n_steps: int) -> list[Tensor]:
+    """Means with zeros where they have all but vanished, every so many steps.
+
+    The mean of gradients that have become zero would come to rest where numbers have lost their
+    precision, and take a processor many times as long.
+    """
+    if n_steps % FLUSHING:
+        return means
+    return [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in means]
 
 
 def _pull(

@@ -10,6 +10,7 @@ from sklearn_mgs._coherence import (
     TREND_DECAY,
     cosine_of_sum,
     entries,
+    flushed,
     inner_products,
     strongest_share,
 )
@@ -64,6 +65,7 @@ class BatchedGate:
         """Update the sums whose running mean is the trend."""
         if self.sums is None:
             self.sums = [torch.zeros_like(g) for g in gradients]
+        self.sums = flushed(self.sums, self.n_steps)
         for m, g in zip(self.sums, gradients):
             m.lerp_(g, 1 - TREND_DECAY)
         self.n_steps += 1
