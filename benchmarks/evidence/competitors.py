@@ -67,6 +67,12 @@ COMPETITORS = {
                 for s in (0.03, 0.2, 1.0)
             ),
         ),
+        Competitor(
+            "MGS all, relative + L2",
+            tuple(
+                {"mgs_strength": s, "decay": d} for d in (0.001, 0.01) for s in (0.03, 0.2, 1.0)
+            ),
+        ),
         Competitor("MGS hidden", _grid("mgs_strength", MGS, mgs_layers="hidden")),
         Competitor("MGS first", _grid("mgs_strength", MGS_FIRST, mgs_layers="first")),
         Competitor(

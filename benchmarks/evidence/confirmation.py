@@ -11,7 +11,9 @@ is the default penalty ("MGS all, relative") alone, against the single regularis
 
 from __future__ import annotations
 
-from benchmarks.evidence.protocol import REGRESSIONS, Block
+from dataclasses import replace
+
+from benchmarks.evidence.protocol import LATER, REGRESSIONS, Block
 
 KEEL = tuple(
     "bands breast bupa chess contraceptive hayes-roth housevotes iris letter magic mammographic "
@@ -65,5 +67,10 @@ CONFIRMATION = (
         "D", REGRESSIONS, ("none", "L2", "MGS all, relative"), (0.0,), range(3, 19), hidden=(50,)
     ),
     _tabular(range(102, 103)),
+    replace(_tabular(range(100, 103)), competitors=LATER),
+    *(
+        replace(_images("mnist_unused", n, range(100, 103)), competitors=LATER)
+        for n in (100, 300, 1000)
+    ),
 )
 """Splits 0 to 2 of task D are the plan's, 19 was the pilots'."""

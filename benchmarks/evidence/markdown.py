@@ -19,6 +19,7 @@ METHODS = [
     "MGS all, relative, random outputs",
     "MGS first, relative",
     "MGS + L2",
+    "MGS all, relative + L2",
 ]
 OUTSIDE = [name for name, c in COMPETITORS.items() if c.lone]
 
