@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.evidence.protocol import LATER, REGRESSIONS, Block
+from benchmarks.evidence.protocol import COHERENT, LATER, REGRESSIONS, Block
 
 KEEL = tuple(
     "bands breast bupa chess contraceptive hayes-roth housevotes iris letter magic mammographic "
@@ -35,7 +35,6 @@ RIVALS = (
     "loss gradient",
 )
 OURS = ("MGS all, relative", "MGS trace", "MGS + L2")
-COHERENT = ("coherent L2", "coherent L1")
 
 
 def _tabular(seeds):

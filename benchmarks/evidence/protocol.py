@@ -46,7 +46,8 @@ REST = (
 LATER = ("MGS all, relative + L2",)
 """Added when the confirmation had shown MGS + L2 ahead of the default on its tabular sets."""
 REFERENCES = ("linear", "gradient boosting", "scikit-learn MLP")
-DEAR = ("MGS centred", "MGS class-centred", "coherent L2", "coherent L1")
+COHERENT = ("coherent L2", "coherent L1")
+DEAR = ("MGS centred", "MGS class-centred", *COHERENT)
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,10 @@ PLAN = (
     _mnist(3000, USUAL, range(1)),
     _tabular((*USUAL, *REFERENCES, *REST, *DEAR), range(3)),
     _regressions((*REFERENCES, "L1", "MGS det", "MGS first + L2"), range(5)),
+    _regressions(("L1", "loss gradient", "MGS det", *COHERENT, *REFERENCES), range(1)),
+    *(_mnist(n, (*COHERENT, *REFERENCES), range(1)) for n in (100, 300)),
+    _mnist(1000, COHERENT, range(1)),
+    _mnist1d(61, (0.15,), (*COHERENT, *REFERENCES), range(1)),
     _tabular(LATER, range(3)),
     *(_mnist(n, LATER, range(3)) for n in (100, 300, 1000)),
     _mnist1d(104, (0.0, 0.3, 0.45), MAIN, range(3)),
