@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sklearn_mgs._closed_form_penalty import KernelPenalty
 from sklearn_mgs._data import Batch
 from sklearn_mgs._half_rows import HalfRows
+from sklearn_mgs._loss_gradient import LossGradient
 from sklearn_mgs._module import MLP
 from sklearn_mgs._objective import Objective, Terms
 from sklearn_mgs.gram._reduce import divisor
@@ -54,8 +55,13 @@ class ClosedForm:
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
-        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules."""
-        if objective.jacobian_strength or objective.gradient_strength:
+        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules.
+
+        Of the penalties of kernel and loss gradient there is one at most.
+        """
+        if objective.jacobian_strength or (objective.mgs_strength and objective.gradient_strength):
+            return False
+        if objective.gradient_strength and not all(p.requires_grad for p in module.parameters()):
             return False
         if not isinstance(module, MLP) or any(map(_watched, module.modules())):
             return False
@@ -78,11 +84,11 @@ class ClosedForm:
         Where the form `splits`, `halves` gets each weight's gradient in two parts (2, ...), which
         the mini-batch's halves have in their sum; each half makes a kernel of its own.
         """
-        rows, size = None, self.objective.mgs_batch_size
+        rows, size = None, self.objective.mgs_batch_size if self.weights is not None else None
         n = batch.n_samples if size is None else min(batch.n_samples, size)
         blocks = [(slice(0, n), 1.0)]
         if halves is not None:
-            rows = HalfRows(batch, size if self.weights is not None else None)
+            rows = HalfRows(batch, size, even=bool(self.objective.gradient_strength))
             batch, n, blocks = rows.batch, rows.n_kernel, rows.blocks
         X = batch.X
         if self.objective.input_noise:
@@ -92,9 +98,21 @@ class ClosedForm:
             outputs, batch.y, batch.sample_weight, self.objective.label_smoothing
         )
         slopes = [a.slope(A) for a, A in zip(self.activations, inputs[1:])]
-        penalty = None
+        penalty = mgs = None
         if self.weights is not None:
             penalty = KernelPenalty(self, inputs, slopes, outputs, batch, n, blocks)
+            mgs = penalty.value
+        elif self.objective.gradient_strength:
+            shares = [share for _, share in blocks]
+            penalty = LossGradient(self, inputs, slopes, outputs, G, batch, shares)
+            G = G + penalty.by_outputs
+        self._backward(G, inputs, slopes, penalty, rows, halves)
+        total = loss if penalty is None else loss + penalty.value
+        outputs = outputs if rows is None else rows.restored(outputs)
+        return Terms(loss, total, mgs, outputs)
+
+    def _backward(self, G: Tensor, inputs, slopes, penalty, rows, halves) -> None:
+        """Set every parameter's gradient from the outputs' adjoint, in halves where asked for."""
         for i in reversed(range(len(self.linears))):
             linear, pairs = self.linears[i], [(G, inputs[i])]
             if penalty is not None and i in penalty.U:
@@ -113,9 +131,6 @@ class ClosedForm:
                 G = G.mul_(slopes[i - 1])
                 if penalty is not None:
                     penalty.add_slope_adjoint(G, i)
-        value = None if penalty is None else penalty.value
-        outputs = outputs if rows is None else rows.restored(outputs)
-        return Terms(loss, loss if value is None else loss + value, value, outputs)
 
     def _forward(self, X: Tensor) -> tuple[list[Tensor], Tensor]:
         """Inputs of each layer, and the outputs."""

@@ -13,57 +13,44 @@ from sklearn_mgs._objective import mgs_targets
 from sklearn_mgs.gram._outputs import directions
 from sklearn_mgs.gram._reduce import divisor
 
-__all__ = ["KernelPenalty"]
+__all__ = ["KernelPenalty", "Recursion"]
 
 
-class KernelPenalty:
-    """Value of ``mgs_strength · m(K)/m(K_init)`` and its adjoints.
+class Recursion:
+    """The recursion of a direction's gradients, and its reverse by the adjoints of their kernel.
+
+    Subclasses set ``share``, which knows the adjoint of the kernel.
 
     Attributes
     ----------
-    value : Tensor of shape ()
-        The value.
     D : list of Tensor of shape (n, out)
         Gradients of the direction with respect to each layer's outputs.
     U : dict of int to Tensor of shape (n, in)
         Adjoint of ``D_l W_l``, of each layer but the first, or relative gradients' of all.
     """
 
-    def __init__(self, form, inputs, slopes, outputs, batch: Batch, n: int, blocks):
-        objective = form.objective
-        self.n, self.omega, self.relative = n, form.weights, objective.penalty.relative
+    def __init__(self, form, inputs, slopes, n: int, relative: bool = False):
+        self.linears, self.activations = form.linears, form.activations
+        self.n, self.relative = n, relative
         self.A = [A[:n] for A in inputs]
         self.slopes = dict(enumerate((slope[:n] for slope in slopes), 1))
-        self.activations = form.activations
-        targets = mgs_targets(objective.loss, batch.y[:n])
-        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
-        V = directions(outputs[:n], objective.penalty.outputs, targets)[0]
-        self._recursion(form.linears, V)
-        share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
-        gradients = self.D
-        if self.relative:
-            self.products[0] = self.D[0] @ form.linears[0].weight
-            gradients = [self.products[i] for i in range(len(self.D))]
-        self.share = share(self.A, gradients, self.omega)
-        self.value = self.share.value(objective, targets, weight, outputs.shape[1], blocks)
-        self._adjoint(form.linears)
 
-    def _recursion(self, linears, V: Tensor) -> None:
+    def _recursion(self, V: Tensor) -> None:
         """``D_{l-1} = (D_l W_l) ∘ φ'_l``."""
         self.D, self.products = [V], {}
-        for i in reversed(range(1, len(linears))):
-            product = self.D[0] @ linears[i].weight
+        for i in reversed(range(1, len(self.linears))):
+            product = self.D[0] @ self.linears[i].weight
             if self.activations[i - 1].curvature is None and not self.relative:
                 self.D.insert(0, product.mul_(self.slopes[i]))
             else:  # the product is needed once more
                 self.products[i] = product
                 self.D.insert(0, product * self.slopes[i])
 
-    def _adjoint(self, linears) -> None:
+    def _adjoint(self) -> None:
         """``E_l`` and ``U_l``, from the first layer to the last."""
         self.E, self.U = {}, {}
         E = None
-        for i, linear in enumerate(linears):
+        for i in range(len(self.linears)):
             if i:
                 if self.activations[i - 1].curvature is None:
                     U = E.mul_(self.slopes[i])
@@ -73,9 +60,13 @@ class KernelPenalty:
                 self.U[i] = self.share.add_adjoint(U, i) if self.relative else U
             elif self.relative:
                 self.U[0] = self.share.add_adjoint(None, 0)
-            if i + 1 < len(linears):
-                E = self.U[i] @ linear.weight.mT if i in self.U else None
-                E = E if self.relative else self.share.add_adjoint(E, i)
+            if i + 1 < len(self.linears):
+                E = self._output_adjoint(i)
+
+    def _output_adjoint(self, i: int) -> Tensor | None:
+        """``E_i``, that of layer i's outputs."""
+        E = self.U[i] @ self.linears[i].weight.mT if i in self.U else None
+        return E if self.relative else self.share.add_adjoint(E, i)
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         """Add the adjoint of layer i's inputs through its own share."""
@@ -86,6 +77,31 @@ class KernelPenalty:
         curvature = self.activations[i - 1].curvature
         if curvature is not None:
             G[: self.n] += self.E[i] * self.products[i] * curvature(self.A[i])
+
+
+class KernelPenalty(Recursion):
+    """Value of ``mgs_strength · m(K)/m(K_init)`` and its adjoints.
+
+    Attributes
+    ----------
+    value : Tensor of shape ()
+        The value.
+    """
+
+    def __init__(self, form, inputs, slopes, outputs, batch: Batch, n: int, blocks):
+        objective = form.objective
+        super().__init__(form, inputs, slopes, n, objective.penalty.relative)
+        targets = mgs_targets(objective.loss, batch.y[:n])
+        weight = None if batch.sample_weight is None else batch.sample_weight[:n]
+        self._recursion(directions(outputs[:n], objective.penalty.outputs, targets)[0])
+        share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
+        gradients = self.D
+        if self.relative:
+            self.products[0] = self.D[0] @ self.linears[0].weight
+            gradients = [self.products[i] for i in range(len(self.D))]
+        self.share = share(self.A, gradients, form.weights)
+        self.value = self.share.value(objective, targets, weight, outputs.shape[1], blocks)
+        self._adjoint()
 
 
 class _TraceShare:

@@ -19,6 +19,8 @@ class HalfRows:
         The mini-batch.
     size : int or None
         The first so many samples of each half make its kernel; None: all.
+    even : bool, default=False
+        Whether the first half of an odd number gets a sample without weight, to be as long.
 
     Attributes
     ----------
@@ -30,8 +32,11 @@ class HalfRows:
         Rows of each half's kernel, and the half's share of the mini-batch's weight.
     """
 
-    def __init__(self, batch: Batch, size: int | None):
+    def __init__(self, batch: Batch, size: int | None, even: bool = False):
         n = batch.n_samples
+        self._added = n // 2 if even and n % 2 else None
+        if self._added is not None:
+            batch, n = _with_one_more(batch, self._added), n + 1
         middle = n // 2
         a, b = middle, n - middle
         if size is not None:
@@ -40,10 +45,12 @@ class HalfRows:
         # Where as many rows of the first half lie before as many of the second.
         self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
         self.batch, self.n_kernel = batch, a + b
-        share: float | Tensor = middle / n
+        first: int | Tensor = middle
+        second: int | Tensor = n - middle
         if batch.sample_weight is not None:
-            share = batch.sample_weight[:middle].sum() / batch.sample_weight.sum()
-        self.blocks = [(slice(0, a), share), (slice(a, a + b), 1 - share)]
+            first, second = (t.sum() for t in batch.sample_weight.tensor_split([middle]))
+        total = first + second
+        self.blocks = [(slice(0, a), first / total), (slice(a, a + b), second / total)]
         if self.n_kernel < n:
             X, y, weight = (
                 None
@@ -55,6 +62,8 @@ class HalfRows:
 
     def restored(self, rows: Tensor) -> Tensor:
         """Rows of that order, in the order of the mini-batch."""
+        if self._added is not None:
+            return torch.cat([rows[: self._added], rows[self._added + 1 :]])
         if self.n_kernel == self.batch.n_samples:
             return rows
         a, b, c = self._cuts
@@ -78,3 +87,12 @@ class HalfRows:
             if n % 2:  # the second half has one more
                 total[1].addmm_(G[-1:].mT, A[-1:])
         return total
+
+
+def _with_one_more(batch: Batch, i: int) -> Batch:
+    """The mini-batch with its first sample once more, as the i-th and without weight."""
+    X, y, weight = batch.X, batch.y, batch.sample_weight
+    X, y = (torch.cat([t[:i], t[:1], t[i:]]) for t in (X, y))
+    weight = X.new_ones(batch.n_samples) if weight is None else weight
+    weight = torch.cat([weight[:i], weight.new_zeros(1), weight[i:]])
+    return batch._replace(X=X, y=y, sample_weight=weight, n_samples=batch.n_samples + 1)

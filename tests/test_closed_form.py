@@ -61,6 +61,24 @@ def test_data_loss(units, loss, smoothing, weighted):
     compare(Objective(loss, label_smoothing=smoothing), network(units, "tanh"), batch)
 
 
+@pytest.mark.parametrize("n", [3, 9])  # few samples to a layer's weights, and many
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", ["log_loss", "binary_log_loss", "squared_error", "poisson"])
+@pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
+def test_loss_gradient(units, loss, activation, smoothing, weighted, n):
+    batch = mini_batch(loss, units, weighted, n)
+    objective = Objective(loss, mgs_batch_size=2, label_smoothing=smoothing, gradient_strength=0.7)
+    compare(objective, network(units, activation), batch)
+
+
+def test_loss_gradient_at_noisy_inputs():
+    batch = mini_batch("log_loss", UNITS["three"], False)
+    objective = Objective("log_loss", input_noise=0.1, gradient_strength=0.7)
+    compare(objective, network(UNITS["three"], "tanh"), batch)
+
+
 PENALTIES = [
     dict(metric=metric, layers=layers, centered=centered, relative=relative)
     for metric, layers, centered, relative in itertools.product(
@@ -106,9 +124,13 @@ def test_what_is_not_covered():
     for objective in (
         Objective("log_loss", 0.1, penalty),
         Objective("log_loss", jacobian_strength=0.1),
-        Objective("log_loss", gradient_strength=0.1),
+        Objective("log_loss", 0.1, MGSPenalty(), gradient_strength=0.1),
     ):
         assert not ClosedForm.covers(objective, module)
+    assert ClosedForm.covers(Objective("log_loss", gradient_strength=0.1), module)
+    module.linears[0].bias.requires_grad_(False)  # has no part in the norm
+    assert not ClosedForm.covers(Objective("log_loss", gradient_strength=0.1), module)
+    assert ClosedForm.covers(Objective("log_loss"), module)
     assert not ClosedForm.covers(Objective("log_loss"), MLP(UNITS["one"], dropout=0.5))
     assert not ClosedForm.covers(Objective("log_loss"), torch.nn.Sequential(*module))
     handle = module.linears[0].register_forward_hook(lambda *args: None)

@@ -8,7 +8,7 @@ from sklearn_mgs._coherence import CoherenceGate, inner_products_of_pairs
 from sklearn_mgs._data import Batch
 from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs._module import MLP
-from sklearn_mgs._objective import Objective
+from sklearn_mgs._objective import Objective, Terms
 from sklearn_mgs.penalty import MGSPenalty
 
 UNITS = [5, 6, 8, 4]
@@ -50,8 +50,13 @@ def test_one_pass_is_two(size, n, activation, penalty, weighted):
     penalty = MGSPenalty(**{"outputs": "target", "jitter": 1e-2, **penalty})
     penalty.calibrate(module, batch.X, batch.y)
     form = ClosedForm(Objective("log_loss", 0.7, penalty, size), module)
+    compare(form, form.backward, module, batch)
+
+
+def compare(form, run, module, batch):
+    """One pass of the form, and two of `run`."""
     one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
-    want = two.backward(form.backward, module, batch)
+    want = two.backward(run, module, batch)
     gradients = [p.grad.clone() for p in module.parameters()]
     halves = []
     got = form.backward(batch, halves)
@@ -64,13 +69,37 @@ def test_one_pass_is_two(size, n, activation, penalty, weighted):
     torch.testing.assert_close(one._halves, two._halves, **close)
 
 
+WEIGHTS = {
+    "unweighted": lambda n: None,
+    "weighted": lambda n: torch.arange(n).double(),
+    "first without weight": lambda n: (torch.arange(n) >= n // 2).double(),
+    "second without weight": lambda n: (torch.arange(n) < n // 2).double(),
+}
+
+
+@pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("n", [2, 3, 12, 13])  # few and many samples, even and odd
+def test_one_pass_with_loss_gradient_is_two_of_autograd(n, activation, weight):
+    objective = Objective("log_loss", mgs_batch_size=2, gradient_strength=0.7)
+    module, batch = network(activation), mini_batch(n)._replace(sample_weight=weight(n))
+
+    def run(half):
+        terms = objective(module, half)
+        terms.total.backward()
+        return Terms(terms.data_loss.detach(), terms.total.detach(), None, terms.outputs.detach())
+
+    compare(ClosedForm(objective, module), run, module, batch)
+
+
+@pytest.mark.parametrize("gradient_strength", [0.0, 0.7])
 @pytest.mark.parametrize("share", [1e-4, 1e-6])
-def test_coherence_with_a_half_of_small_gradients_in_single_precision(share):
+def test_coherence_with_a_half_of_small_gradients_in_single_precision(share, gradient_strength):
     module, batch = network().float(), mini_batch(12)
     weight = torch.ones(12)
     weight[6:] = share
     batch = batch._replace(X=batch.X.float(), sample_weight=weight, weight_sum=float(weight.sum()))
-    form = ClosedForm(Objective("log_loss"), module)
+    form = ClosedForm(Objective("log_loss", gradient_strength=gradient_strength), module)
     one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
     two.backward(form.backward, module, batch)
     halves = []
@@ -89,6 +118,22 @@ def test_what_draws_random_numbers_does_not_split(noise, outputs, splits):
     objective = Objective("log_loss", 0.7, penalty, input_noise=noise)
     assert ClosedForm(objective, module).splits is splits
     assert ClosedForm(Objective("log_loss"), module).splits
+    objective = Objective("log_loss", gradient_strength=0.7, input_noise=noise)
+    assert ClosedForm(objective, module).splits is (noise == 0)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("n", [3, 5])
+def test_halves_of_an_odd_number_get_as_many_rows(n, weighted):
+    batch = mini_batch(n, weighted)
+    rows = HalfRows(batch, None, even=True)
+    torch.testing.assert_close(rows.restored(rows.batch.X), batch.X, rtol=0, atol=0)
+    weight = batch.sample_weight if weighted else torch.ones(n, dtype=torch.float64)
+    parts = weight[: n // 2].sum(), weight[n // 2 :].sum()
+    assert [half for half, _ in rows.blocks] == [slice(0, n // 2 + 1), slice(n // 2 + 1, n + 1)]
+    for (half, share), part in zip(rows.blocks, parts):
+        assert rows.batch.sample_weight[half].sum() == part
+        assert share == pytest.approx(float(part / weight.sum()), rel=1e-15)
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
