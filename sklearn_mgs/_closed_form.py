@@ -86,10 +86,9 @@ class ClosedForm:
         """
         rows, size = None, self.objective.mgs_batch_size if self.weights is not None else None
         n = batch.n_samples if size is None else min(batch.n_samples, size)
-        blocks = [(slice(0, n), 1.0)]
         if halves is not None:
             rows = HalfRows(batch, size, even=bool(self.objective.gradient_strength))
-            batch, n, blocks = rows.batch, rows.n_kernel, rows.blocks
+            batch, n = rows.batch, rows.n_kernel
         X = batch.X
         if self.objective.input_noise:
             X = X + self.objective.input_noise * torch.randn_like(X)
@@ -100,10 +99,11 @@ class ClosedForm:
         slopes = [a.slope(A) for a, A in zip(self.activations, inputs[1:])]
         penalty = mgs = None
         if self.weights is not None:
+            blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
             penalty = KernelPenalty(self, inputs, slopes, outputs, batch, n, blocks)
             mgs = penalty.value
         elif self.objective.gradient_strength:
-            shares = [share for _, share in blocks]
+            shares = [1.0] if rows is None else [share for _, share in rows.blocks]
             penalty = LossGradient(self, inputs, slopes, outputs, G, batch, shares)
             G = G + penalty.by_outputs
         self._backward(G, inputs, slopes, penalty, rows, halves)

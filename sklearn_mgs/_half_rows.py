@@ -28,8 +28,6 @@ class HalfRows:
         The same samples in that order.
     n_kernel : int
         Samples that make the kernels, the first ones.
-    blocks : list of (slice, float or Tensor)
-        Rows of each half's kernel, and the half's share of the mini-batch's weight.
     """
 
     def __init__(self, batch: Batch, size: int | None, even: bool = False):
@@ -45,12 +43,7 @@ class HalfRows:
         # Where as many rows of the first half lie before as many of the second.
         self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
         self.batch, self.n_kernel = batch, a + b
-        first: int | Tensor = middle
-        second: int | Tensor = n - middle
-        if batch.sample_weight is not None:
-            first, second = (t.sum() for t in batch.sample_weight.tensor_split([middle]))
-        total = first + second
-        self.blocks = [(slice(0, a), first / total), (slice(a, a + b), second / total)]
+        self._weight = batch.sample_weight
         if self.n_kernel < n:
             X, y, weight = (
                 None
@@ -59,6 +52,17 @@ class HalfRows:
                 for t in (batch.X, batch.y, batch.sample_weight)
             )
             self.batch = batch._replace(X=X, y=y, sample_weight=weight)
+
+    @property
+    def blocks(self) -> list[tuple[slice, float | Tensor]]:
+        """Rows of each half's kernel, and the half's share of the mini-batch's weight."""
+        n, (a, end, _) = self.batch.n_samples, self._cuts
+        first: int | Tensor = n // 2
+        second: int | Tensor = n - n // 2
+        if self._weight is not None:
+            first, second = (t.sum() for t in self._weight.tensor_split([n // 2]))
+        total = first + second
+        return [(slice(0, a), first / total), (slice(a, end), second / total)]
 
     def restored(self, rows: Tensor) -> Tensor:
         """Rows of that order, in the order of the mini-batch."""

@@ -23,6 +23,7 @@ STEPS = [
     {"mgs_strength": 0.1, "mgs_outputs": "all", "dropout": 0.2, "input_noise": 0.1},
     {"mgs_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "l1": 0.1},
     {"jacobian_strength": 0.1, "gradient_strength": 0.1, "activation": "tanh"},
+    {"gradient_strength": 0.1, "coherence_threshold": 0.1, "coherence": "batch", "alpha": 0.1},
 ]
 
 
