@@ -212,8 +212,11 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
         net.compile = self.compile
-        gate = make_gate(self.coherence_threshold, self.coherence, net.regularizer.coherence)
-        net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1, gate)
+        gate = net.regularizer.coherence
+        net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1)
+        net.regularizer.coherence = make_gate(
+            self.coherence_threshold, self.coherence, gate, net.regularizer.weights
+        )
         if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
             net.start(self.solver, self._solver_options())
 

@@ -55,13 +55,14 @@ class ClosedForm:
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
-        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules.
+        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules,
+        and no parameters that are not trained.
 
         Of the penalties of kernel and loss gradient there is one at most.
         """
         if objective.jacobian_strength or (objective.mgs_strength and objective.gradient_strength):
             return False
-        if objective.gradient_strength and not all(p.requires_grad for p in module.parameters()):
+        if not all(p.requires_grad for p in module.parameters()):
             return False
         if not isinstance(module, MLP) or any(map(_watched, module.modules())):
             return False

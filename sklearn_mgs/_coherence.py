@@ -89,9 +89,14 @@ class CoherenceGate:
         self._mean: list[Tensor] = []  # running mean of gradients
         self._strongest: Number = 0.0  # strength that the trend allows
         self._free: list[Tensor] = []  # 1 where a weight may differ from zero, else 0
+        self._mixture: float | None = None  # of L1 and L2, for which these were found
         self._n_steps = 0
         self._cosines: list[Number] = []
         self._shares: list[Number] = []
+
+    def goes_on_with(self, weights: list[Tensor]) -> bool:
+        """Whether the running mean, if there is one, is of such weights."""
+        return not self._mean or [m.shape for m in self._mean] == [w.shape for w in weights]
 
     def compares_halves(self, batch: Batch) -> bool:
         """Whether the gradients of this mini-batch's halves are to be compared."""
@@ -143,7 +148,7 @@ class CoherenceGate:
         gradients = [_gradient(w) for w in weights]
         if self.measure == "trend":
             self._follow(gradients)
-            if (self._n_steps - 1) % RENEWAL == 0:
+            if (self._n_steps - 1) % RENEWAL == 0 or self._mixture != _mixture(alpha, l1):
                 self._look(weights, alpha, l1)
             self.share_ = _at_most_one(self._strongest / (alpha + l1 or 1.0))
         else:
@@ -171,6 +176,7 @@ class CoherenceGate:
 
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
+        self._mixture = _mixture(alpha, l1)
         signs = [w.sign() for w in weights] if l1 else []
         pull, unit = _pull(weights, signs, alpha, l1)
         means = self._mean
@@ -190,7 +196,7 @@ class CoherenceGate:
             for w, threshold in zip(weights, thresholds):
                 _add(w, -1.0, self.share_, w.clamp(-threshold, threshold))
             return
-        for w, threshold, free in zip(weights, thresholds, self._free):
+        for w, threshold, free in zip(weights, thresholds, self._free, strict=True):
             limit = threshold * self.share_
             w.sub_(w.clamp(-limit, limit)).mul_(free)
 
@@ -203,14 +209,20 @@ class CoherenceGate:
 
 
 def make_gate(
-    threshold: float | None, measure: str, previous: CoherenceGate | None
+    threshold: float | None, measure: str, previous: CoherenceGate | None, weights: list[Tensor]
 ) -> CoherenceGate | None:
     """Gate of a further part of a fit: the previous one, running mean and all, if it is alike."""
     if threshold is None:
         return None
     if previous is not None and (previous.threshold, previous.measure) == (threshold, measure):
-        return previous
+        if previous.goes_on_with(weights):
+            return previous
     return CoherenceGate(threshold, measure)
+
+
+def _mixture(alpha: float, l1: float) -> float | None:
+    """Share of L1, but for rounding: both move with the mini-batch's size."""
+    return round(l1 / (alpha + l1), 9) if alpha + l1 else None
 
 
 def strongest_share(gg: Number, gr: Number, rr: Number, threshold: float) -> Number:
@@ -244,9 +256,10 @@ def flushed(means: list[Tensor], n_steps: int) -> list[Tensor]:
     The mean of gradients that have become zero would come to rest where numbers have lost their
     precision, and take a processor many times as long.
     """
-    if n_steps % FLUSHING:
+    tiny = torch.finfo(means[0].dtype).tiny
+    if n_steps % FLUSHING or tiny > 1e-30:  # which half precision comes to all the time
         return means
-    return [F.hardshrink(m, torch.finfo(m.dtype).tiny ** 0.5) for m in means]
+    return [F.hardshrink(m, tiny**0.5) for m in means]
 
 
 def _pull(
@@ -296,9 +309,12 @@ def _numbers(products: Tensor) -> Sequence[Number]:
 
 
 def _mean(values: list[Number]) -> float:
-    if isinstance(values[0], Tensor):
-        return torch.stack(values).double().mean().item()
-    return sum(values) / len(values)
+    """Mean of numbers or tensors; of both in a fit that goes on after a change of the device."""
+    total = sum(x for x in values if not isinstance(x, Tensor))
+    tensors = [x for x in values if isinstance(x, Tensor)]
+    if tensors:
+        total += torch.stack(tensors).double().sum().item()
+    return total / len(values)
 
 
 def _add(x: Tensor, factor: float, share: Number, y: Tensor) -> None:
@@ -339,7 +355,7 @@ def cosine_of_sum(gg: Number, gr: Number, rr: Number) -> Number:
 
 def _ratio(ab: Number, aa: Number, bb: Number) -> Number:
     """Cosine from inner products; zero where a vector is zero."""
-    return ab / (aa**0.5 * _positive(bb) ** 0.5 + _tiny(ab))
+    return ab / (_positive(aa) ** 0.5 * _positive(bb) ** 0.5 + _tiny(ab))
 
 
 def _tiny(x: Number) -> float:

@@ -36,18 +36,19 @@ class _Adam(torch.optim.Adam):
         super().__init__(parameters, eps=eps, fused=True, **kwargs)
         self.base_eps = eps
         self.t = 0
-        self._lists = None
+        self._lists, self._owners = None, []
 
     def step(self, closure=None):
-        """Take one step; every parameter must have a gradient, and gradients must be off."""
+        """Take one step with the parameters that have a gradient; gradients must be off."""
         (group,) = self.param_groups
-        if self._lists is None:
-            self._lists = self._state_lists(group["params"])
+        params = [p for p in group["params"] if p.grad is not None]
+        if self._lists is None or self._owners != list(map(id, params)):
+            self._lists, self._owners = self._state_lists(params), list(map(id, params))
         self.t += 1
         beta1, beta2 = group["betas"]
         adam(
-            group["params"],
-            [p.grad for p in group["params"]],
+            params,
+            [p.grad for p in params],
             *self._lists,
             fused=True,
             amsgrad=False,
@@ -127,15 +128,20 @@ class WeightRegularizer:
     l1 : float, default=0.0
         Strength of ``‖w‖₁``; the step's soft threshold is ``learning rate × l1 / n``, so weights
         become exactly zero.
-    coherence : CoherenceGate, default=None
+
+    Attributes
+    ----------
+    weights : list of Tensor
+        The weights.
+    coherence : CoherenceGate or None
         Decides how strongly they act at each step.
     """
 
-    def __init__(self, module, alpha=0.0, l1=0.0, coherence: CoherenceGate | None = None):
+    def __init__(self, module, alpha=0.0, l1=0.0):
         self.weights = regularized_weights(module)
         self.alpha = alpha
         self.l1 = l1
-        self.coherence = coherence
+        self.coherence: CoherenceGate | None = None
 
     def squared_norm(self) -> Tensor | None:
         """``‖w‖²``, for the reported loss; None where `alpha` is zero."""

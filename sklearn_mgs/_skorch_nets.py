@@ -213,7 +213,9 @@ class _MGSNet(ComparesHalves):
 
     def _make_regularizer(self):
         previous = None if self.regularizer_ is None else self.regularizer_.coherence
-        gate = make_gate(self.coherence_threshold, self.coherence, previous)
+        regularizer = WeightRegularizer(self.module_, self.alpha, self.l1)
+        gate = make_gate(self.coherence_threshold, self.coherence, previous, regularizer.weights)
+        regularizer.coherence = gate
         reduction = getattr(self.criterion_, "reduction", "mean")
         if gate is not None and gate.measure == "batch" and reduction == "sum":
             raise ValueError(
@@ -221,7 +223,7 @@ class _MGSNet(ComparesHalves):
                 "must be a mean over samples; got one with reduction='sum'. Pass "
                 "criterion__reduction='mean' and a larger lr."
             )
-        return WeightRegularizer(self.module_, self.alpha, self.l1, gate)
+        return regularizer
 
     def train_step_single(self, batch, **fit_params):
         """Forward and backward pass; to compare halves, of both at once or of one by one."""

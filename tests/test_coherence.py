@@ -574,6 +574,60 @@ def test_a_mean_that_vanishes_is_zero():
     assert mean[1, 1] == pytest.approx(1.0)
 
 
+def test_half_precision_keeps_its_means():
+    means = [torch.full((2, 2), 0.005, dtype=torch.float16)]
+    assert _coherence.flushed(means, 0) is means
+
+
+def test_products_that_rounding_makes_negative_have_a_cosine():
+    gate = _coherence.CoherenceGate(0.1, "batch")
+    gate.compare_products(torch.tensor([[-1e-9, 0.0], [0.0, 1.0]]))
+    assert gate._halves == 0.0
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("measure", [None, "total", "batch", "trend"])
+def test_frozen_weights_stay_and_have_no_say(blobs, solver, measure):
+    X, y = blobs
+    gate = {"coherence_threshold": 0.1, "coherence": measure} if measure else {}
+    clf = classifier(**gate | {"alpha": 0.3, "l1": 0.1, "solver": solver})
+    clf.partial_fit(X, y, classes=np.unique(y))
+    frozen, *others = (linear.weight for linear in clf.module_.linears)
+    frozen.requires_grad_(False)
+    before = [w.detach().clone() for w in (frozen, *others)]
+    clf.partial_fit(X, y)
+    same = [torch.equal(*pair) for pair in zip(before, (frozen, *others))]
+    assert same == [True, False, False]
+    frozen.requires_grad_(True)
+    clf.partial_fit(X, y)
+    assert not torch.equal(before[0], frozen)
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 1e4}, {"l1": 1e3}])
+def test_strengths_that_are_switched_on_meet_the_gate(blobs, changes):
+    """At the step at which they are, whatever the trend allowed before."""
+    options = {"warm_start": True, "max_iter": 1, "coherence_threshold": 0.3, "batch_size": 40}
+    clf = classifier(**options, learning_rate_init=0.1).fit(*blobs)
+    clf.set_params(**changes).fit(*blobs)
+    assert clf.history_[-1, "regularized"] < 0.1
+
+
+def test_a_fit_goes_on_elsewhere_than_it_began(blobs, monkeypatch):
+    """What was a tensor on a device is among numbers on the CPU, until the trend is found anew."""
+    X, y = blobs
+    clf = classifier(coherence_threshold=0.3, l1=2.0)
+    with monkeypatch.context() as device:
+        device.setattr(_coherence, "_numbers", _coherence.entries)
+        clf.partial_fit(X, y, classes=np.unique(y))
+    want = copy.deepcopy(clf)
+    clf = pickle.loads(pickle.dumps(clf)).partial_fit(X, y)
+    with monkeypatch.context() as device:
+        device.setattr(_coherence, "_numbers", _coherence.entries)
+        want.partial_fit(X, y)
+    for name in ("coherence", "regularized"):
+        assert clf.history_[-1, name] == pytest.approx(want.history_[-1, name])
+
+
 def test_weights_that_are_all_zero_come_back(blobs):
     """Nothing is left to be coherent with: the regulariser rests until something is."""
     clf = classifier(coherence_threshold=0.2, l1=100.0, momentum=0.9).fit(*blobs)
