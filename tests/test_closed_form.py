@@ -128,9 +128,9 @@ def test_what_is_not_covered():
     ):
         assert not ClosedForm.covers(objective, module)
     assert ClosedForm.covers(Objective("log_loss", gradient_strength=0.1), module)
-    module.linears[0].bias.requires_grad_(False)  # has no part in the norm
-    assert not ClosedForm.covers(Objective("log_loss", gradient_strength=0.1), module)
-    assert ClosedForm.covers(Objective("log_loss"), module)
+    module.linears[0].bias.requires_grad_(False)  # is not trained
+    assert not ClosedForm.covers(Objective("log_loss"), module)
+    module.linears[0].bias.requires_grad_(True)
     assert not ClosedForm.covers(Objective("log_loss"), MLP(UNITS["one"], dropout=0.5))
     assert not ClosedForm.covers(Objective("log_loss"), torch.nn.Sequential(*module))
     handle = module.linears[0].register_forward_hook(lambda *args: None)
