@@ -67,6 +67,11 @@ TRAINED = {
     "estimator, Adam, 64-32-32-32-10, mini-batches of 16": partial(
         estimator, "adam", (32, 32, 32), batch_size=16
     ),
+    "estimator, SGD, mini-batches of 32": partial(estimator, "sgd", batch_size=32),
+    "estimator, Adam, mini-batches of 32": partial(estimator, "adam", batch_size=32),
+    "estimator, SGD, 64-100-100-10, mini-batches of 64, dropout": partial(
+        estimator, "sgd", (100, 100), batch_size=64, dropout=0.2
+    ),
     "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
     "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
     "estimator, SGD, input noise": partial(estimator, "sgd", input_noise=0.1),
