@@ -93,7 +93,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     mgs_layers : {"auto", "all", "hidden", "first", "balanced"}, default="auto"
         Whose parameters' gradients make the kernel: all layers', all but the output layer's, the
         first layer's, or all with each layer's share divided by its initial value. "auto" is
-        what did best on noisy data: all layers, with "trace" by relative gradients.
+        what did best on most noisy data: all layers, with "trace" by relative gradients.
     mgs_relative : bool, default=False
         Whether, with other `mgs_layers` than "auto" too, gradients are those with respect to
         relative changes of the layers, ``W (I + √p E)`` and ``b + √p W e``, p being a layer's
