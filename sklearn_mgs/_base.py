@@ -242,7 +242,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             return {"learning_rate": self.learning_rate_init, "betas": betas, "eps": self.epsilon}
         return {
             "learning_rate": self.learning_rate_init,
-            "momentum": self.momentum,
+            "momentum": float(self.momentum),
             "nesterov": self.nesterovs_momentum,
         }
 

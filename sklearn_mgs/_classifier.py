@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
@@ -425,7 +427,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         sample_weight = super()._total_weight(sample_weight, X, y)
         if self.class_weight is None:
             return sample_weight
-        class_weight = compute_sample_weight(self.class_weight, y)
+        if isinstance(self.class_weight, Mapping) and y.ndim == 1:
+            # Over all classes: a part of the data need not have each.
+            of_classes = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            class_weight = of_classes[np.searchsorted(self.classes_, y)]
+        else:
+            class_weight = compute_sample_weight(self.class_weight, y)
         if (class_weight < 0).any():
             raise ValueError(
                 f"class_weight must not be negative, got {self.class_weight}; give a class weight "

@@ -83,6 +83,7 @@ class AfterEpoch:
             self.last_finite = snapshot(net.module_)
             return
         restore(net.module_, self.last_finite)
+        net.forget_steps()  # moments that are not finite would outlive the weights
         raise ValueError(
             f"Solver produced non-finite parameter weights or losses in epoch "
             f"{self.estimator.n_iter_ + 1}: training loss {values[0]}, L2 term {l2}, MGS penalty "

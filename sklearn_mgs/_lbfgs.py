@@ -20,7 +20,7 @@ class _FlatObjective:
 
     def __init__(self, net, batch: Batch, alpha: float):
         self.net, self.batch, self.alpha = net, batch, alpha
-        self.parameters = list(net.module_.parameters())
+        self.parameters = [p for p in net.module_.parameters() if p.requires_grad]
         self.weights = regularized_weights(net.module_)
 
     def read(self) -> np.ndarray:
@@ -76,15 +76,17 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
     """
     objective = _FlatObjective(net, batch, alpha)
     datasets = {"dataset_train": samples, "dataset_valid": None}
-    n_iter, iterate = 0, objective.read()
+    n_iter, iterate, stopped = 0, objective.read(), False
 
     def after_iteration(vector: np.ndarray) -> None:
-        nonlocal n_iter, iterate
+        nonlocal n_iter, iterate, stopped
         n_iter, iterate = n_iter + 1, vector.copy()
         net.notify("on_epoch_begin", **datasets)
         objective(iterate)
         objective.record()
+        stopped = True  # a callback may say so, by an interrupt
         net.notify("on_epoch_end", **datasets)
+        stopped = False
 
     net._set_training(True)
     try:
@@ -96,8 +98,10 @@ def minimize_lbfgs(net, batch: Batch, samples, alpha: float, options: dict) -> i
             callback=after_iteration,
             options=options,
         )
-    except KeyboardInterrupt:  # a callback's, or the user's, word to stop
+    except KeyboardInterrupt:
         objective.write(iterate)
+        if not stopped:
+            warnings.warn("Training interrupted by user.")
         return n_iter
     if not np.isfinite(result.fun):
         objective.write(iterate)

@@ -234,6 +234,10 @@ class MLPNet(NeuralNet):
     def sparsify(self) -> None:
         """From now on, until training goes on, leave out of a pickle what is zero or of no use."""
         self.sparse = True
+        self.forget_steps()
+
+    def forget_steps(self) -> None:
+        """Go on, if at all, with a new optimizer and without what a gate remembers."""
         self.regularizer = WeightRegularizer(self.module_)
         self.__dict__.pop("optimizer_", None)
 

@@ -124,6 +124,7 @@ class _MGSNet(ComparesHalves):
             return super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
         if self.mgs_strength and not self._is_calibrated():
             self.penalty_ = self._calibrate(iterator.dataset)
+            self.asked_outputs_ = self.mgs_outputs
         self.regularizer_ = self._make_regularizer()
         self._prepare_passes()
         self.values_, self.sizes_ = [], []
@@ -139,7 +140,7 @@ class _MGSNet(ComparesHalves):
         return have is not None and (
             (have.metric, have.layers, have.relative, have.centered)
             == (self.mgs_metric, self.mgs_layers, self.mgs_relative, self.mgs_centered)
-            and self.mgs_outputs in ("auto", have.outputs)
+            and self.mgs_outputs in (self.asked_outputs_, have.outputs)
         )
 
     def _calibrate(self, dataset):

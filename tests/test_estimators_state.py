@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_mgs import MLPClassifier, MLPRegressor
+from sklearn_mgs import MLPClassifier, MLPRegressor, _lbfgs
 from sklearn_mgs.gram import gram_matrix, mgs_metric
 
 SMALL = {"hidden_layer_sizes": (6,), "max_iter": 4, "batch_size": 16, "random_state": 0}
@@ -444,3 +444,50 @@ def test_not_fitted(blobs, make, method):
     arguments = blobs if method == "score" else blobs[:1]
     with pytest.raises(NotFittedError, match="not fitted yet"):
         getattr(make(), method)(*arguments)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("gate", [{}, {"coherence_threshold": 0.3, "alpha": 1.0}])
+def test_training_goes_on_after_a_chunk_that_overflowed(blobs, solver, gate):
+    """Neither the optimizer's moments nor the gate's means of that chunk outlive it."""
+    X, y = blobs
+    reg = MLPRegressor(**SMALL, solver=solver, **gate).partial_fit(X, y)
+    kept = reg.coefs_[0].copy()
+    with pytest.raises(ValueError, match="parameters from before that epoch are kept"):
+        reg.partial_fit(X, y * 1e200)
+    np.testing.assert_array_equal(reg.coefs_[0], kept)
+    for _ in range(3):
+        reg.partial_fit(X, y)
+    assert 0 < abs(reg.coefs_[0] - kept).max() < 1
+    if gate:
+        assert np.isfinite(reg.history_[-1, "coherence"])
+
+
+def test_lbfgs_leaves_frozen_weights(blobs):
+    clf = classifier(solver="lbfgs", warm_start=True).fit(*blobs)
+    before = [w.copy() for w in clf.coefs_]
+    clf.module_.linears[0].requires_grad_(False)
+    clf.fit(*blobs)
+    np.testing.assert_array_equal(clf.coefs_[0], before[0])
+    assert not np.array_equal(clf.coefs_[1], before[1])
+
+
+def test_an_interrupt_of_lbfgs_is_told(blobs, monkeypatch):
+    calls = []
+
+    def interrupted(self, vector, call=_lbfgs._FlatObjective.__call__):
+        calls.append(vector)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return call(self, vector)
+
+    monkeypatch.setattr(_lbfgs._FlatObjective, "__call__", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        clf = classifier(solver="lbfgs", max_iter=50).fit(*blobs)
+    assert 0 < clf.n_iter_ < 50
+
+
+def test_momentum_may_be_a_bool(blobs):
+    """As scikit-learn has it."""
+    one, two = (classifier(solver="sgd", momentum=m).fit(*blobs) for m in (True, 1.0))
+    assert_equal(one, two)

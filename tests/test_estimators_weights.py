@@ -223,3 +223,21 @@ def test_score_takes_weights(blobs):
     weight = np.where(right, 1.0, 3.0)
     assert 0 < right.mean() < 1
     np.testing.assert_allclose(clf.score(X, y, weight), right.sum() / weight.sum())
+
+
+def test_class_weights_of_chunks_without_a_class():
+    """As scikit-learn's SGDClassifier takes them."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 3)), np.repeat(["a", "b", "c"], 10)
+    weighted = classifier(class_weight={"b": 5}).partial_fit(X, y, classes=np.unique(y))
+    by_hand = classifier().partial_fit(
+        X, y, classes=np.unique(y), sample_weight=np.where(y == "b", 5.0, 1.0)
+    )
+    part = y != "b"
+    for clf in (weighted, by_hand):
+        clf.partial_fit(X[part], y[part])
+    np.testing.assert_allclose(weighted.coefs_[0], by_hand.coefs_[0], rtol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"The classes, \['a', 'b', 'c'\], are not in class_weight"
+    ):
+        classifier(class_weight={"d": 5}).fit(X, y)

@@ -424,3 +424,22 @@ def test_fits_of_every_kind_of_module(name):
         net = make(module=make_module(), mgs_strength=0.3, mgs_metric=metric, lr=0.02)
         values = net.fit(X, y).history[:, "mgs_penalty"]
         assert values[-1] < values[0]
+
+
+def test_outputs_are_resolved_anew_when_they_change():
+    X, y = np.random.default_rng(0).normal(size=(30, 4)).astype("f"), np.arange(30) % 3
+    net = MGSNeuralNetClassifier(
+        nn.Linear(4, 3),
+        criterion=nn.CrossEntropyLoss,
+        mgs_strength=0.1,
+        mgs_outputs="all",
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    ).fit(X, y)
+    assert net.penalty_.outputs == "all"
+    net.set_params(mgs_outputs="auto").partial_fit(X, y)
+    auto = net.penalty_
+    assert auto.outputs == "target"
+    net.set_params(mgs_outputs="target").partial_fit(X, y)  # the same: measured once
+    assert net.penalty_ is auto

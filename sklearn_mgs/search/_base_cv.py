@@ -70,6 +70,11 @@ class BaseMLPCV:
         X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
         splits = list(cv.split(X, y, groups))
+        if not splits:
+            raise ValueError(
+                f"cv gives no splits, got {self.cv!r}; an iterator gives its splits only once: "
+                f"pass a list of them, or a number of folds."
+            )
         self.n_splits_ = len(splits)
         models = self._models(lone, candidates, X, y, sample_weight, splits)
         n_jobs = effective_n_jobs(self.n_jobs)

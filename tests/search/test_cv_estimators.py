@@ -481,6 +481,7 @@ def test_candidates_that_fail_score_nan_and_rank_last():
         ({"scoring": lambda e, X, y: [1, 2]}, r"must return a number, got \[1, 2\]"),
         ({"mgs_layers": "hidden", "hidden_layer_sizes": ()}, "mgs_layers='hidden'"),
         ({"alpha": -1.0}, "alpha"),
+        ({"cv": []}, "cv gives no splits"),
     ],
 )
 def test_what_a_search_refuses(params, match):
