@@ -89,7 +89,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         to 1.
     mgs_metric : {"trace", "det"}, default="trace"
         The metric `m` of the mini-batch's kernel: the mean squared gradient norm ``tr(K)/n``, or
-        the geometric mean of K's eigenvalues.
+        the geometric mean of K's eigenvalues. The second grows as the mini-batch shrinks: let
+        `batch_size` divide the number of training samples, or a small last one is pulled hard.
     mgs_outputs : {"auto", "target", "all", "random", "sum"}, default="auto"
         Which outputs are differentiated. "auto" is "all" for one output,
         "random" for several (with "lbfgs", "all"); "target" is for classes.
