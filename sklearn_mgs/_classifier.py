@@ -132,7 +132,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         gradients and the same with the regulariser's added, whose strength is lowered until it
         suffices; zero weights stay zero unless the trend is stronger. "total": the same cosine
         of this step's gradient. "batch": cosine between the gradients of the mini-batch's
-        halves. With these two the regulariser acts in full or not at all.
+        halves. With these two the regulariser acts in full or not at all. The measures are this
+        package's own.
     class_weight : dict, list of dict or "balanced", default=None
         Weights of the classes, as in scikit-learn; multiplied into `sample_weight`. "balanced"
         counts the samples, whatever their weights.

@@ -341,7 +341,7 @@ def _squared_norm(a: Sequence[Tensor]) -> Tensor:
     return _inner(a, a)
 
 
-def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Number:
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Cosine of the angle between two lists of tensors, each seen as one vector."""
     aa, ab, bb = entries(inner_products(a, b))
     return _ratio(ab, aa, bb)

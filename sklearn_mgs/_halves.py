@@ -200,8 +200,8 @@ def _products(calls: list[_Call]) -> Tensor:
 def _products_of_halves(first: Tensor, whole: Tensor) -> Tensor:
     """Gram matrix (2, 2) of a vector and the rest of the whole.
 
-    Where the rest is small, its products would be lost in rounding if they were taken from those
-    with the whole, which needs less memory. That is looked at where it takes no time.
+    They come from those with the whole, which needs less memory, unless the rest is so small that
+    rounding would swallow it. Only the CPU can be asked without waiting; elsewhere it is formed.
     """
     if first.device.type == "cpu":
         products = inner_products([first], [whole])

@@ -130,7 +130,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         gradients and the same with the regulariser's added, whose strength is lowered until it
         suffices; zero weights stay zero unless the trend is stronger. "total": the same cosine
         of this step's gradient. "batch": cosine between the gradients of the mini-batch's
-        halves. With these two the regulariser acts in full or not at all.
+        halves. With these two the regulariser acts in full or not at all. The measures are this
+        package's own.
     device : str, default="auto"
         "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps", ….
     dtype : {"auto", "float32", "float64"}, default="auto"
