@@ -206,6 +206,11 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     def _prepare_net(self, incremental):
         """Write the present parameters into the net: they may change between warm starts."""
         net = self.net_
+        if not any(p.requires_grad for p in net.module_.parameters()):
+            raise ValueError(
+                "All parameters of module_ are frozen, so that nothing is left to train; set "
+                "requires_grad of some."
+            )
         objective = net.criterion_
         for name in ("mgs_strength", "input_noise", "jacobian_strength", "gradient_strength"):
             setattr(objective, name, getattr(self, name))

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNet
 from torch import Tensor, nn
 
-from sklearn_mgs._module import mlp_from_arrays
+from sklearn_mgs._module import MLP, mlp_from_arrays
 
 __all__ = ["innermost", "resolved", "unwrap"]
 
@@ -136,7 +136,10 @@ def _held(estimator):
 def _module_and_tensor(network, X) -> tuple[nn.Module, Tensor]:
     check_is_fitted(network)
     if isinstance(network, NeuralNet):
-        return network.module_, _finite(_like_parameters(network.module_, X))
+        X = _finite(_like_parameters(network.module_, X))
+        if isinstance(network.module_, MLP):  # the estimators', which has no use for integers
+            X = X.to(next(network.module_.parameters()).dtype)
+        return network.module_, X
     if isinstance(network, MLPClassifier | MLPRegressor):
         dtypes = (np.float64, np.float32)
         X = validate_data(network, X, accept_sparse="csr", dtype=dtypes, reset=False)

@@ -100,6 +100,8 @@ class MGSMonitor(Callback):
         _check_counts(self, "max_samples", "every")
         self.samples_ = self.kernel_ = None
         if self.X is not None:
+            if not _num_samples(self.X):
+                raise ValueError("MGSMonitor's X has no samples; pass some, or X=None.")
             rows = _rows(_num_samples(self.X), self.max_samples)
             self.samples_ = _safe_indexing(self.X, rows)
         return self

@@ -408,3 +408,14 @@ def test_network_of_several_inputs():
     net = NeuralNetClassifier(TwoInputs, callbacks=[MGSMonitor()], train_split=None, verbose=0)
     with pytest.raises(TypeError, match="takes a dict of inputs"):
         net.fit({"a": X32, "b": X32}, y)
+
+
+def test_a_monitor_takes_the_integers_that_fit_takes():
+    counts = np.arange(len(X) * X.shape[1]).reshape(X.shape) % 7
+    columns = [
+        history(ours(MGSMonitor(["trace"], X=given)).fit(counts, y))[:, "mgs_trace"]
+        for given in (counts, counts.astype(float))
+    ]
+    assert columns[0] == columns[1]
+    with pytest.raises(ValueError, match="MGSMonitor's X has no samples"):
+        ours(MGSMonitor(["trace"], X=counts[:0])).fit(counts, y)

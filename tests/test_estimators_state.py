@@ -491,3 +491,11 @@ def test_momentum_may_be_a_bool(blobs):
     """As scikit-learn has it."""
     one, two = (classifier(solver="sgd", momentum=m).fit(*blobs) for m in (True, 1.0))
     assert_equal(one, two)
+
+
+@pytest.mark.parametrize("fit", ["fit", "partial_fit"])
+def test_a_network_that_is_all_frozen_is_refused(blobs, fit):
+    clf = classifier(warm_start=True).fit(*blobs)
+    clf.module_.requires_grad_(False)
+    with pytest.raises(ValueError, match="All parameters of module_ are frozen"):
+        getattr(clf, fit)(*blobs)
