@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_mgs._cosines import (
+    Number,
+    cosine_of_sum,
+    inner_products,
+    numbers,
+    ratio,
+    strongest_share,
+)
 from sklearn_mgs._data import Batch
 
-__all__ = [
-    "COHERENCES",
-    "CoherenceGate",
-    "cosine",
-    "cosine_of_sum",
-    "entries",
-    "flushed",
-    "inner_products",
-    "inner_products_of_pairs",
-    "make_gate",
-    "strongest_share",
-]
+__all__ = ["COHERENCES", "CoherenceGate", "flushed", "make_gate"]
 
 COHERENCES = ("total", "batch", "trend")
 """Names of the measures of coherence."""
@@ -38,13 +32,6 @@ RENEWAL = 4
 FLUSHING = 256
 """Steps from one search for means that have all but vanished to the next: by then the others are
 not yet too small, as 0.9 to this power is 2e-12."""
-
-_SMALL = 2**15
-"""Numbers in a vector up to which a copy costs less than an operation for each of its parts."""
-
-Number = float | Tensor
-"""What decides about a step: a number on the CPU, which has it at once; else a tensor (), for
-which the device is not waited for."""
 
 
 class CoherenceGate:
@@ -108,8 +95,8 @@ class CoherenceGate:
 
     def compare_products(self, products: Tensor) -> None:
         """The same from the Gram matrix (2, 2) of the two."""
-        aa, ab, bb = _numbers(products)
-        self._halves = _ratio(ab, aa, bb)
+        aa, ab, bb = numbers(products)
+        self._halves = ratio(ab, aa, bb)
 
     def backward(self, run, module, batch: Batch):
         """Backward pass of a mini-batch by `run`, one half after the other."""
@@ -156,7 +143,7 @@ class CoherenceGate:
             if self._coherence is None:
                 signs = [w.sign() for w in weights] if l1 else []
                 pull, unit = _pull(weights, signs, alpha, l1)
-                gg, gr, rr = _numbers(inner_products(gradients, pull))
+                gg, gr, rr = numbers(inner_products(gradients, pull))
                 self._coherence = cosine_of_sum(gg, unit * gr, unit * (unit * rr))
             self.share_ = (self._coherence >= self.threshold) * 1.0
         if alpha:
@@ -182,7 +169,7 @@ class CoherenceGate:
         means = self._mean
         if l1:  # of the weights that are not zero
             means, pull = ([x * s for x, s in zip(parts, signs)] for parts in (means, pull))
-        gg, gr, rr = _numbers(inner_products(means, pull))
+        gg, gr, rr = numbers(inner_products(means, pull))
         gr, rr = unit * gr, unit * (unit * rr)
         self._coherence = cosine_of_sum(gg, gr, rr)
         share = strongest_share(gg, gr, rr, self.threshold)
@@ -225,31 +212,6 @@ def _mixture(alpha: float, l1: float) -> float | None:
     return round(l1 / (alpha + l1), 9) if alpha + l1 else None
 
 
-def strongest_share(gg: Number, gr: Number, rr: Number, threshold: float) -> Number:
-    """Largest `s` with ``cos(g, g + s r) >= threshold``, infinite where there is none.
-
-    The angle between g and g + s r grows with s, from 0 to that between g and r. In the triangle
-    of both, by the law of sines, it is ``θ = arccos(threshold)`` at
-    ``s = |g| sin θ / (|r| sin(φ − θ))``, φ being the angle between g and r. It is 0 where g is.
-
-    Parameters
-    ----------
-    gg, gr, rr : float or Tensor
-        Inner products ``⟨g, g⟩``, ``⟨g, r⟩``, ``⟨r, r⟩``.
-    threshold : float
-        Least cosine, in [-1, 1].
-    """
-    sine, norm = math.sqrt(1 - threshold**2), gg**0.5
-    along = gr / (norm + _tiny(norm))
-    across = _positive(rr - along * along) ** 0.5
-    room = across * threshold - along * sine
-    if isinstance(room, Tensor):
-        return torch.where(room <= 0, torch.where(norm > 0, math.inf, 0.0), norm * sine / room)
-    if room <= 0:
-        return math.inf if norm > 0 else 0.0
-    return norm * sine / room
-
-
 def flushed(means: list[Tensor], n_steps: int) -> list[Tensor]:
     """Means with zeros where they have all but vanished, every so many steps.
 
@@ -278,36 +240,6 @@ def _free(sign: Tensor, m: Tensor, least: Number, l1: float) -> Tensor:
     return m.abs().addcmul_(sign, sign, value=2 * l1).gt_(least)
 
 
-def inner_products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Gram matrix (2, 2) of two lists of tensors, each seen as one vector.
-
-    Vectors that are small are joined, for fewer operations.
-    """
-    if sum(x.numel() for x in a) <= _SMALL:
-        both = torch.cat([x.reshape(-1) for x in (*a, *b)]).view(2, -1)
-        return both @ both.mT
-    ab = _inner(a, b)
-    return torch.stack([_squared_norm(a), ab, ab, _squared_norm(b)]).view(2, 2)
-
-
-def inner_products_of_pairs(pairs: Sequence[Tensor]) -> Tensor:
-    """The same of two lists whose tensors lie side by side, (2, ...)."""
-    return reduce(torch.add, [x @ x.mT for x in [pair.view(2, -1) for pair in pairs]])
-
-
-def entries(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩ of Gram matrices (..., 2, 2)."""
-    return products[..., 0, 0], products[..., 0, 1], products[..., 1, 1]
-
-
-def _numbers(products: Tensor) -> Sequence[Number]:
-    """The same of one Gram matrix, read where they are at hand: on the CPU."""
-    if products.device.type != "cpu":
-        return entries(products)
-    (aa, ab), (_, bb) = products.tolist()
-    return aa, ab, bb
-
-
 def _mean(values: list[Number]) -> float:
     """Mean of numbers or tensors; of both in a fit that goes on after a change of the device."""
     total = sum(x for x in values if not isinstance(x, Tensor))
@@ -330,41 +262,6 @@ def _gradient(p: Tensor) -> Tensor:
     if p.grad is None:
         p.grad = torch.zeros_like(p)
     return p.grad
-
-
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Inner product of lists of tensors as one vector each."""
-    return reduce(torch.add, [torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)])
-
-
-def _squared_norm(a: Sequence[Tensor]) -> Tensor:
-    return _inner(a, a)
-
-
-def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Cosine of the angle between two lists of tensors, each seen as one vector."""
-    aa, ab, bb = entries(inner_products(a, b))
-    return _ratio(ab, aa, bb)
-
-
-def cosine_of_sum(gg: Number, gr: Number, rr: Number) -> Number:
-    """``cos(g, g + r)`` from the inner products."""
-    along = gg + gr
-    return _ratio(along, gg, along + gr + rr)
-
-
-def _ratio(ab: Number, aa: Number, bb: Number) -> Number:
-    """Cosine from inner products; zero where a vector is zero."""
-    return ab / (_positive(aa) ** 0.5 * _positive(bb) ** 0.5 + _tiny(ab))
-
-
-def _tiny(x: Number) -> float:
-    """Least positive number, which makes a quotient with zero zero."""
-    return torch.finfo(x.dtype).tiny if isinstance(x, Tensor) else sys.float_info.min
-
-
-def _positive(x: Number) -> Number:
-    return x.clamp_min(0) if isinstance(x, Tensor) else max(x, 0.0)
 
 
 def _at_most_one(x: Number) -> Number:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs._coherence import inner_products
+from sklearn_mgs._cosines import inner_products
 from sklearn_mgs._optimizer import regularized_weights
 from sklearn_mgs.gram import Tape
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating

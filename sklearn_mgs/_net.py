@@ -14,8 +14,8 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import nn
 
 from sklearn_mgs._closed_form import ClosedForm
-from sklearn_mgs._coherence import inner_products_of_pairs
 from sklearn_mgs._compiled import CompiledPasses
+from sklearn_mgs._cosines import inner_products_of_pairs
 from sklearn_mgs._data import Batch
 from sklearn_mgs._objective import INVERSE_LINKS, Terms
 from sklearn_mgs._optimizer import WeightRegularizer, make_optimizer, regularized_weights

@@ -10,7 +10,7 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _coherence
+from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _coherence, _cosines
 from sklearn_mgs._halves import HalvesTape, one_pass_suffices
 from sklearn_mgs.gram import gram_matrix
 
@@ -188,8 +188,8 @@ def fit_both(blobs, optimizer, measure, threshold, alpha, l1):
 def arithmetic(request, monkeypatch):
     """With numbers, as on the CPU, and with tensors and large vectors, as on a device."""
     if request.param == "tensors":
-        monkeypatch.setattr(_coherence, "_numbers", _coherence.entries)
-        monkeypatch.setattr(_coherence, "_SMALL", 0)
+        monkeypatch.setattr(_coherence, "numbers", _cosines.entries)
+        monkeypatch.setattr(_cosines, "_SMALL", 0)
 
 
 @pytest.mark.usefixtures("arithmetic")
@@ -617,12 +617,12 @@ def test_a_fit_goes_on_elsewhere_than_it_began(blobs, monkeypatch):
     X, y = blobs
     clf = classifier(coherence_threshold=0.3, l1=2.0)
     with monkeypatch.context() as device:
-        device.setattr(_coherence, "_numbers", _coherence.entries)
+        device.setattr(_coherence, "numbers", _cosines.entries)
         clf.partial_fit(X, y, classes=np.unique(y))
     want = copy.deepcopy(clf)
     clf = pickle.loads(pickle.dumps(clf)).partial_fit(X, y)
     with monkeypatch.context() as device:
-        device.setattr(_coherence, "_numbers", _coherence.entries)
+        device.setattr(_coherence, "numbers", _cosines.entries)
         want.partial_fit(X, y)
     for name in ("coherence", "regularized"):
         assert clf.history_[-1, name] == pytest.approx(want.history_[-1, name])

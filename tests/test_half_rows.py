@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sklearn_mgs._closed_form import ClosedForm
-from sklearn_mgs._coherence import CoherenceGate, inner_products_of_pairs
+from sklearn_mgs._coherence import CoherenceGate
+from sklearn_mgs._cosines import inner_products_of_pairs
 from sklearn_mgs._data import Batch
 from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs._module import MLP

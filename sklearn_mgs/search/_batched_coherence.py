@@ -5,15 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_mgs._coherence import (
-    RENEWAL,
-    TREND_DECAY,
-    cosine_of_sum,
-    entries,
-    flushed,
-    inner_products,
-    strongest_share,
-)
+from sklearn_mgs._coherence import RENEWAL, TREND_DECAY, flushed
+from sklearn_mgs._cosines import cosine_of_sum, entries, inner_products, strongest_share
 
 __all__ = ["BatchedGate"]
 

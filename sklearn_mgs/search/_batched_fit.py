@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_mgs._coherence import cosine
+from sklearn_mgs._cosines import cosine
 from sklearn_mgs._device import resolve_device
 from sklearn_mgs._penalty_options import kernel_samples
 from sklearn_mgs.search._batched_coherence import BatchedGate
