@@ -24,7 +24,9 @@ def confirmation(rows: list[dict], image: Path) -> str:
     """Goals, and the tables behind them."""
     if not rows:
         return ""
+    hours = sum(float(row["seconds"]) for row in rows) / 3600
     pieces = [
+        f"{len(rows)} rows, {hours:.1f} hours of one core shared with other work:",
         markdown(["goal", "measured, the default penalty", ""], confirmed(rows)),
         "By the goals' own words MGS + L2 may meet them too. The same rows, so read:",
         markdown(["goal", "measured", ""], confirmed(rows, OURS)),
