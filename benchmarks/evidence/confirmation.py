@@ -1,6 +1,6 @@
-"""The confirmation: the default penalty, as it is, on data that had no say in any choice.
+"""The confirmation: the default penalty, as it is, on data that no choice was seen to rest on.
 
-Fixed before its first run. Candidates, nets, tuning and tests are those of `protocol`. What counts
+Fixed before its first run, but for `LATER`, which has no part in the goals. Candidates, nets, tuning and tests are those of `protocol`. What counts
 is the default penalty ("MGS all, relative") alone, against the single regularisers run here:
 
 - A: below "none" on clean labels of the same data sets at width 300; below L2 at every width;

