@@ -1,7 +1,8 @@
-"""The confirmation: the default penalty, as it is, on data that no choice was seen to rest on.
+"""The confirmation: the default penalty, as it is, on data that the plan has not seen.
 
-Fixed before its first run, but for `LATER`, which has no part in the goals. Candidates, nets, tuning and tests are those of `protocol`. What counts
-is the default penalty ("MGS all, relative") alone, against the single regularisers run here:
+Fixed before its first run, but for `LATER`, which has no part in the goals. Candidates, nets,
+tuning and tests are those of `protocol`. What counts is the default penalty ("MGS all, relative")
+alone, against the single regularisers run here:
 
 - A: below "none" on clean labels of the same data sets at width 300; below L2 at every width;
 - B, MNIST, and C: the best mean rank at noise 0.2 and more; not significantly worse than the best
