@@ -17,15 +17,20 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.evidence.cells import COLUMNS, KEY, Unit, run_unit
-from benchmarks.evidence.confirmation import CONFIRMATION
+from benchmarks.evidence.confirmation import CONFIRMATION, FURTHER
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.protocol import PLAN, QUICK
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence.csv"
 CONFIRMED = RESULTS.with_name("confirmation.csv")
+FURTHER_DRAWS = RESULTS.with_name("further_draws.csv")
 QUICK_RESULTS = ROOT / "out" / "evidence" / "evidence.csv"
-PLANS = {"confirmation": (CONFIRMATION, CONFIRMED), "main": (PLAN, RESULTS)}
+PLANS = {
+    "confirmation": (CONFIRMATION, CONFIRMED),
+    "further": (FURTHER, FURTHER_DRAWS),
+    "main": (PLAN, RESULTS),
+}
 
 
 def read_rows(path: Path) -> dict[tuple, dict]:

@@ -74,3 +74,23 @@ CONFIRMATION = (
     ),
 )
 """Splits 0 to 2 of task D are the plan's, 19 was the pilots'."""
+
+BEST_ON_IMAGES = (
+    "none",
+    "L2",
+    "dropout",
+    "input noise",
+    "early stopping",
+    "input Jacobian",
+    "MGS all, relative",
+)
+FURTHER = (
+    *(
+        replace(_images("mnist_unused", n, range(103, 110)), competitors=BEST_ON_IMAGES)
+        for n in (100, 300, 1000)
+    ),
+    replace(_images("mnist_unused", 3000, range(101, 104)), competitors=BEST_ON_IMAGES),
+)
+"""More draws of MNIST, planned when one to three had left the first two methods half a rank apart.
+
+These draws count by themselves, by the same criteria; 3000 samples come last."""
