@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_mgs._closed_form_penalty import KernelPenalty
+from sklearn_mgs._closed_form_pass import ACTIVATIONS, Draws, Pass, draw, forward
+from sklearn_mgs._closed_form_penalty import JacobianPenalty, KernelPenalty
 from sklearn_mgs._data import Batch
 from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs._loss_gradient import LossGradient
@@ -46,8 +47,8 @@ class ClosedForm:
     def __init__(self, objective: Objective, module: MLP):
         self.objective = objective
         self.linears = module.linears
-        hidden = [m for m in module if not isinstance(m, nn.Linear)]
-        self.activations = [_ACTIVATIONS[type(m)] for m in hidden]
+        self.activations = [ACTIVATIONS[type(m)] for m in module if type(m) in ACTIVATIONS]
+        self._dropouts = [m for m in module if type(m) is nn.Dropout]
         self.weights = None
         if objective.mgs_strength:
             names = [f"linear{i}" for i in range(len(self.linears))]
@@ -55,28 +56,37 @@ class ClosedForm:
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
-        """Whether this is the objective's gradient: no other terms, dropout, hooks or modules,
-        and no parameters that are not trained.
-
-        Of the penalties of kernel and loss gradient there is one at most.
+        """Whether this is the objective's gradient: no hooks or other modules, no parameters
+        that are not trained, no forward pass for the kernel alone that drops out other units,
+        and no exact input Jacobian.
         """
-        if objective.jacobian_strength or (objective.mgs_strength and objective.gradient_strength):
+        if objective.jacobian_strength and objective.exact:
             return False
         if not all(p.requires_grad for p in module.parameters()):
             return False
         if not isinstance(module, MLP) or any(map(_watched, module.modules())):
             return False
-        if not all(type(m) in _ACTIVATIONS or type(m) is nn.Linear for m in module):
+        if not all(type(m) in (*ACTIVATIONS, nn.Linear, nn.Dropout) for m in module):
             return False
-        penalty = objective.penalty
-        several = module.linears[-1].out_features > 1
-        return not (objective.mgs_strength and penalty.outputs == "all" and several)
+        drops = any(type(m) is nn.Dropout for m in module)
+        return not (drops and objective.mgs_strength and objective.mgs_batch_size is not None)
+
+    def splits(self, n: int) -> bool:
+        """Whether one pass gives both halves' gradients of a mini-batch of n samples.
+
+        The penalty of the loss's gradient needs halves as long as each other and in their own
+        order, which a kernel of a part changes, and samples without weight.
+        """
+        o = self.objective
+        both = o.mgs_strength and o.gradient_strength
+        return not both or (n % 2 == 0 and o.mgs_batch_size is None)
 
     @property
-    def splits(self) -> bool:
-        """Whether one pass gives both halves' gradients: no random numbers are drawn for it."""
-        random = self.weights is not None and self.objective.penalty.outputs == "random"
-        return not (self.objective.input_noise or random)
+    def dropout_rates(self) -> list[float]:
+        """Of each hidden layer."""
+        if not self._dropouts:
+            return [0.0] * len(self.activations)
+        return [m.p if m.training else 0.0 for m in self._dropouts]
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[Tensor] | None = None) -> Terms:
@@ -85,39 +95,51 @@ class ClosedForm:
         Where the form `splits`, `halves` gets each weight's gradient in two parts (2, ...), which
         the mini-batch's halves have in their sum; each half makes a kernel of its own.
         """
-        rows, size = None, self.objective.mgs_batch_size if self.weights is not None else None
-        n = batch.n_samples if size is None else min(batch.n_samples, size)
+        objective, n = self.objective, batch.n_samples
+        draws = draw(self, batch.X, [n] if halves is None else [n // 2, n - n // 2])
+        if draws.noise is not None:
+            batch = batch._replace(X=batch.X + objective.input_noise * draws.noise)
+        rows = None
         if halves is not None:
-            rows = HalfRows(batch, size, even=bool(self.objective.gradient_strength))
-            batch, n = rows.batch, rows.n_kernel
-        X = batch.X
-        if self.objective.input_noise:
-            X = X + self.objective.input_noise * torch.randn_like(X)
-        inputs, outputs = self._forward(X)
-        loss, G = _LOSSES[self.objective.loss](
-            outputs, batch.y, batch.sample_weight, self.objective.label_smoothing
+            size = objective.mgs_batch_size if self.weights is not None else None
+            rows = HalfRows(batch, size, even=bool(objective.gradient_strength))
+            batch, draws = rows.batch, _ordered(draws, rows)
+        tape = forward(self.linears, self.activations, batch.X, draws.masks)
+        loss, G = _LOSSES[objective.loss](
+            tape.outputs, batch.y, batch.sample_weight, objective.label_smoothing
         )
-        slopes = [a.slope(A) for a, A in zip(self.activations, inputs[1:])]
-        penalty = mgs = None
-        if self.weights is not None:
-            blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
-            penalty = KernelPenalty(self, inputs, slopes, outputs, batch, n, blocks)
-            mgs = penalty.value
-        elif self.objective.gradient_strength:
-            shares = [1.0] if rows is None else [share for _, share in rows.blocks]
-            penalty = LossGradient(self, inputs, slopes, outputs, G, batch, shares)
-            G = G + penalty.by_outputs
-        self._backward(G, inputs, slopes, penalty, rows, halves)
-        total = loss if penalty is None else loss + penalty.value
-        outputs = outputs if rows is None else rows.restored(outputs)
+        penalties = self._penalties(tape, G, batch, draws, rows)
+        total, mgs = loss, None
+        for penalty in penalties:
+            total = total + penalty.value
+            if isinstance(penalty, KernelPenalty):
+                mgs = penalty.value
+            elif isinstance(penalty, LossGradient):
+                G = G + penalty.by_outputs
+        self._backward(G, tape, penalties, rows, halves)
+        outputs = tape.outputs if rows is None else rows.restored(tape.outputs)
         return Terms(loss, total, mgs, outputs)
 
-    def _backward(self, G: Tensor, inputs, slopes, penalty, rows, halves) -> None:
+    def _penalties(self, tape: Pass, G: Tensor, batch: Batch, draws: Draws, rows) -> list:
+        """The terms besides the data loss, whose gradient with respect to the outputs is `G`."""
+        objective, penalties = self.objective, []
+        if self.weights is not None:
+            n = min(batch.n_samples, objective.mgs_batch_size or batch.n_samples)
+            blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
+            penalties.append(KernelPenalty(self, tape, batch, blocks, draws.directions))
+        if objective.jacobian_strength:
+            penalties.append(JacobianPenalty(self, tape, batch, draws.by_sample))
+        if objective.gradient_strength:
+            shares = [1.0] if rows is None else [share for _, share in rows.blocks]
+            penalties.append(LossGradient(self, tape, G, batch, shares))
+        return penalties
+
+    def _backward(self, G: Tensor, tape: Pass, penalties, rows, halves) -> None:
         """Set every parameter's gradient from the outputs' adjoint, in halves where asked for."""
         for i in reversed(range(len(self.linears))):
-            linear, pairs = self.linears[i], [(G, inputs[i])]
-            if penalty is not None and i in penalty.U:
-                pairs.append((penalty.D[i], penalty.U[i]))
+            linear = self.linears[i]
+            pairs = [(G, tape.inputs[i])]
+            pairs += [penalty.pair(i) for penalty in penalties if i in penalty.U]
             if rows is None:
                 linear.weight.grad = _sum_of_products(pairs)
             else:
@@ -127,20 +149,19 @@ class ClosedForm:
             linear.bias.grad = G.sum(0)
             if i:
                 G = G @ linear.weight
-                if penalty is not None:
+                for penalty in penalties:
                     penalty.add_input_adjoint(G, i)
-                G = G.mul_(slopes[i - 1])
-                if penalty is not None:
+                G = G.mul_(tape.slopes[i - 1])
+                for penalty in penalties:
                     penalty.add_slope_adjoint(G, i)
 
-    def _forward(self, X: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Inputs of each layer, and the outputs."""
-        inputs = [X]
-        for linear, activation in zip(self.linears, self.activations):
-            Z = torch.addmm(linear.bias, inputs[-1], linear.weight.mT)
-            inputs.append(activation.value(Z))
-        last = self.linears[-1]
-        return inputs, torch.addmm(last.bias, inputs[-1], last.weight.mT)
+
+def _ordered(draws: Draws, rows: HalfRows) -> Draws:
+    """What was drawn for the mini-batch, in the order of the rows."""
+    return draws._replace(
+        masks=[m if m is None else rows.ordered(m) for m in draws.masks],
+        by_sample=None if draws.by_sample is None else rows.ordered(draws.by_sample),
+    )
 
 
 def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -148,64 +169,13 @@ def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     (G, A), *others = pairs
     total = G.mT @ A
     for G, A in others:
-        total.addmm_(G.mT, A)
+        total.addmm_(G.flatten(0, -2).mT, A.flatten(0, -2))
     return total
 
 
 def _watched(module: nn.Module) -> bool:
     """Whether somebody hooked into the module: hooks only see a real forward pass."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-class _Activation:
-    """An activation, with slope and curvature as functions of its *value*."""
-
-    curvature = None
-
-
-class _Identity(_Activation):
-    @staticmethod
-    def value(Z):
-        return Z
-
-    @staticmethod
-    def slope(A):
-        return torch.ones_like(A)
-
-
-class _ReLU(_Activation):
-    value = staticmethod(torch.relu_)
-
-    @staticmethod
-    def slope(A):
-        return A.sign()
-
-
-class _Tanh(_Activation):
-    value = staticmethod(torch.tanh_)
-
-    @staticmethod
-    def slope(A):
-        return 1 - A * A
-
-    @staticmethod
-    def curvature(A):
-        return -2 * A * (1 - A * A)
-
-
-class _Sigmoid(_Activation):
-    value = staticmethod(torch.sigmoid_)
-
-    @staticmethod
-    def slope(A):
-        return A * (1 - A)
-
-    @staticmethod
-    def curvature(A):
-        return A * (1 - A) * (1 - 2 * A)
-
-
-_ACTIVATIONS = {nn.Identity: _Identity, nn.ReLU: _ReLU, nn.Tanh: _Tanh, nn.Sigmoid: _Sigmoid}
 
 
 def _averaged(losses: Tensor, G: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -8,43 +8,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sklearn_mgs._closed_form_pass import Pass
 from sklearn_mgs._data import Batch
 from sklearn_mgs._objective import mgs_targets
 from sklearn_mgs.gram._outputs import directions
 from sklearn_mgs.gram._reduce import divisor
 
-__all__ = ["KernelPenalty", "Recursion"]
+__all__ = ["JacobianPenalty", "KernelPenalty", "Recursion"]
 
 
 class Recursion:
-    """The recursion of a direction's gradients, and its reverse by the adjoints of their kernel.
+    """The recursion of directions' gradients, and its reverse by the adjoints of their kernel.
 
-    Subclasses set ``share``, which knows the adjoint of the kernel.
+    Subclasses set ``share``, which knows the adjoint of the kernel. Rows are samples or, where
+    there are k directions for each, k rows for each sample.
 
     Attributes
     ----------
-    D : list of Tensor of shape (n, out)
-        Gradients of the direction with respect to each layer's outputs.
-    U : dict of int to Tensor of shape (n, in)
+    D : list of Tensor of shape (n * k, out)
+        Gradients of the directions with respect to each layer's outputs.
+    U : dict of int to Tensor of shape (n * k, in)
         Adjoint of ``D_l W_l``, of each layer but the first, or relative gradients' of all.
     """
 
-    def __init__(self, form, inputs, slopes, n: int, relative: bool = False):
-        self.linears, self.activations = form.linears, form.activations
+    def __init__(self, form, tape: Pass, n: int, relative: bool = False):
+        self.linears, self.tape = form.linears, tape
         self.n, self.relative = n, relative
-        self.A = [A[:n] for A in inputs]
-        self.slopes = dict(enumerate((slope[:n] for slope in slopes), 1))
+        self.A = [A[:n] for A in tape.inputs]
 
     def _recursion(self, V: Tensor) -> None:
-        """``D_{l-1} = (D_l W_l) ∘ φ'_l``."""
+        """``D_{l-1} = (D_l W_l) ∘ φ'_l``, from directions of shape (n * k, C)."""
+        self.k = len(V) // self.n
+        self.slopes = [repeated(slope[: self.n], self.k) for slope in self.tape.slopes]
         self.D, self.products = [V], {}
         for i in reversed(range(1, len(self.linears))):
             product = self.D[0] @ self.linears[i].weight
-            if self.activations[i - 1].curvature is None and not self.relative:
-                self.D.insert(0, product.mul_(self.slopes[i]))
-            else:  # the product is needed once more
+            if self.relative or self.tape.is_curved(i):  # the product is needed once more
                 self.products[i] = product
-                self.D.insert(0, product * self.slopes[i])
+                self.D.insert(0, product * self.slopes[i - 1])
+            else:
+                self.D.insert(0, product.mul_(self.slopes[i - 1]))
+        if self.relative:
+            self.products[0] = self.D[0] @ self.linears[0].weight
 
     def _adjoint(self) -> None:
         """``E_l`` and ``U_l``, from the first layer to the last."""
@@ -52,11 +57,11 @@ class Recursion:
         E = None
         for i in range(len(self.linears)):
             if i:
-                if self.activations[i - 1].curvature is None:
-                    U = E.mul_(self.slopes[i])
-                else:
+                if self.tape.is_curved(i):
                     self.E[i] = E
-                    U = E * self.slopes[i]
+                    U = E * self.slopes[i - 1]
+                else:
+                    U = E.mul_(self.slopes[i - 1])
                 self.U[i] = self.share.add_adjoint(U, i) if self.relative else U
             elif self.relative:
                 self.U[0] = self.share.add_adjoint(None, 0)
@@ -68,19 +73,39 @@ class Recursion:
         E = self.U[i] @ self.linears[i].weight.mT if i in self.U else None
         return E if self.relative else self.share.add_adjoint(E, i)
 
+    def pair(self, i: int) -> tuple[Tensor, Tensor]:
+        """What layer i's weight has in its gradient, a sample's rows side by side."""
+        D, U = self.D[i], self.U[i]
+        return (
+            (D, U) if self.k == 1 else (D.unflatten(0, (-1, self.k)), U.unflatten(0, (-1, self.k)))
+        )
+
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         """Add the adjoint of layer i's inputs through its own share."""
         self.share.add_input_adjoint(G[: self.n], i)
 
     def add_slope_adjoint(self, G: Tensor, i: int) -> None:
         """Add the adjoint of the slopes below layer i, where they are not constant."""
-        curvature = self.activations[i - 1].curvature
-        if curvature is not None:
-            G[: self.n] += self.E[i] * self.products[i] * curvature(self.A[i])
+        if self.tape.is_curved(i):
+            by_slope = summed(self.E[i] * self.products[i], self.k)
+            G[: self.n] += by_slope * self.tape.curvature(i, self.n)
 
 
 class KernelPenalty(Recursion):
     """Value of ``mgs_strength · m(K)/m(K_init)`` and its adjoints.
+
+    Parameters
+    ----------
+    form : ClosedForm
+        Objective and network.
+    tape : Pass
+        The forward pass.
+    batch : Batch
+        The mini-batch.
+    blocks : list of (slice, float or Tensor)
+        Samples that make a kernel, the first ones in all, and what share it has.
+    drawn : list of Tensor of shape (C,)
+        The direction of each block, where it is random; else empty.
 
     Attributes
     ----------
@@ -88,27 +113,88 @@ class KernelPenalty(Recursion):
         The value.
     """
 
-    def __init__(self, form, inputs, slopes, outputs, batch: Batch, n: int, blocks):
-        objective = form.objective
-        super().__init__(form, inputs, slopes, n, objective.penalty.relative)
+    def __init__(self, form, tape: Pass, batch: Batch, blocks, drawn: list[Tensor]):
+        objective, n = form.objective, blocks[-1][0].stop
+        super().__init__(form, tape, n, objective.penalty.relative)
         targets = mgs_targets(objective.loss, batch.y[:n])
         weight = None if batch.sample_weight is None else batch.sample_weight[:n]
-        self._recursion(directions(outputs[:n], objective.penalty.outputs, targets)[0])
+        if drawn:
+            sizes = [rows.stop - rows.start for rows, _ in blocks]
+            V = torch.cat([v.expand(size, -1) for v, size in zip(drawn, sizes)])
+        else:
+            V = directions(tape.outputs[:n], objective.penalty.outputs, targets)
+            V = V.transpose(0, 1).flatten(0, 1)
+        self._recursion(V)
+        gradients = [self.products[i] for i in range(len(self.D))] if self.relative else self.D
         share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
-        gradients = self.D
-        if self.relative:
-            self.products[0] = self.D[0] @ self.linears[0].weight
-            gradients = [self.products[i] for i in range(len(self.D))]
-        self.share = share(self.A, gradients, form.weights)
-        self.value = self.share.value(objective, targets, weight, outputs.shape[1], blocks)
+        self.share = share(self.A, gradients, form.weights, self.k)
+        C = tape.outputs.shape[1]
+        self.value = self.share.value(objective, targets, weight, C, blocks)
         self._adjoint()
+
+
+class JacobianPenalty(Recursion):
+    """Value of ``jacobian_strength · mean ‖vᵀ ∂f/∂x‖²``, v each sample's own, and its adjoints.
+
+    Parameters
+    ----------
+    form, tape, batch
+        As for `KernelPenalty`.
+    V : Tensor of shape (n, C)
+        The directions.
+
+    Attributes
+    ----------
+    value : Tensor of shape ()
+        The value.
+    """
+
+    def __init__(self, form, tape: Pass, batch: Batch, V: Tensor):
+        super().__init__(form, tape, len(V), relative=True)
+        self._recursion(V)
+        mean = _weights_of_mean(V, batch.sample_weight, [(slice(0, len(V)), 1.0)])
+        by_square = 2 * form.objective.jacobian_strength * mean
+        self.share = _InputShare(self.products[0], by_square)
+        self.value = self.share.value() / 2
+        self._adjoint()
+
+
+class _InputShare:
+    """The first layer's inputs alone have a share: the squares of their gradients' norms."""
+
+    def __init__(self, gradients: Tensor, by_square: Tensor | float):
+        self.gradients = gradients
+        self.by_square = by_square[:, None] if isinstance(by_square, Tensor) else by_square
+
+    def value(self) -> Tensor:
+        """Twice the value."""
+        squares = _squared_norms(self.gradients)
+        if isinstance(self.by_square, Tensor):
+            return torch.dot(squares, self.by_square[:, 0])
+        return self.by_square * squares.sum()
+
+    def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
+        return self.by_square * self.gradients if E is None else E
+
+    def add_input_adjoint(self, G: Tensor, i: int) -> None:
+        """There is none: the gradients do not depend on a layer's inputs but by the slopes."""
+
+
+def repeated(rows: Tensor, k: int) -> Tensor:
+    """Each row k times."""
+    return rows if k == 1 else rows.repeat_interleave(k, 0)
+
+
+def summed(rows: Tensor, k: int) -> Tensor:
+    """Sums of k rows each."""
+    return rows if k == 1 else rows.unflatten(0, (-1, k)).sum(1)
 
 
 class _TraceShare:
     """Shares of the layers where S is diagonal: row norms do."""
 
-    def __init__(self, A, D, omega):
-        self.A, self.D, self.omega = A, D, omega
+    def __init__(self, A, D, omega, k: int):
+        self.A, self.D, self.omega, self.k = A, D, omega, k
 
     def value(self, objective, targets, weight, n_outputs, blocks) -> Tensor:
         """The value; what it changes by with each ``‖d‖²`` and ``‖a‖²`` is kept, twice."""
@@ -118,7 +204,7 @@ class _TraceShare:
         self.by_d, self.by_a = {}, {}
         for i, omega in enumerate(self.omega):
             if omega is not None:
-                share, d2 = omega * twice, _squared_norms(self.D[i])
+                share, d2 = omega * twice, summed(_squared_norms(self.D[i]), self.k)
                 self.by_d[i] = _squared_norms(self.A[i]).add_(1).mul_(share)
                 self.by_a[i] = share * d2
                 value += torch.dot(self.by_d[i], d2)
@@ -128,7 +214,7 @@ class _TraceShare:
         """Add the adjoint of D_i through the layer's share."""
         if self.omega[i] is None:
             return torch.zeros_like(self.D[i]) if E is None else E
-        factor = self.by_d[i][:, None]
+        factor = repeated(self.by_d[i], self.k)[:, None]
         return self.D[i] * factor if E is None else E.addcmul_(self.D[i], factor)
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
@@ -156,10 +242,12 @@ def _squared_norms(rows: Tensor) -> Tensor:
 class _KernelShare:
     """Shares of the layers for any metric of the kernel, by its adjoint."""
 
-    def __init__(self, A, D, omega):
-        self.A, self.D, self.omega = A, D, omega
+    def __init__(self, A, D, omega, k: int):
+        self.A, self.omega = A, omega
+        self.units = [d.shape[1] for d in D]
+        self.D = [d.reshape(len(d) // k, -1) for d in D]  # a sample's k rows are one
         self.AA = [(a @ a.mT).add_(1) for a in A]
-        self.DD = [d @ d.mT for d in D]
+        self.DD = [d @ d.mT for d in self.D]
 
     def value(self, objective, targets, weight, n_outputs, blocks) -> Tensor:
         """The value; its adjoint, twice over, is kept in ``S``."""
@@ -176,10 +264,12 @@ class _KernelShare:
 
     def add_adjoint(self, E: Tensor | None, i: int) -> Tensor:
         """Add the adjoint of D_i through the layer's share."""
+        D = self.D[i]
         if self.omega[i] is None:
-            return torch.zeros_like(self.D[i]) if E is None else E
+            return torch.zeros_like(D).view(-1, self.units[i]) if E is None else E
         mix = (self.omega[i] * self.S) * self.AA[i]
-        return mix @ self.D[i] if E is None else E.addmm_(mix, self.D[i])
+        E = mix @ D if E is None else E.view_as(D).addmm_(mix, D)
+        return E.view(-1, self.units[i])
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         if self.omega[i] is not None:

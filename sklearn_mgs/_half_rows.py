@@ -34,7 +34,7 @@ class HalfRows:
         n = batch.n_samples
         self._added = n // 2 if even and n % 2 else None
         if self._added is not None:
-            batch, n = _with_one_more(batch, self._added), n + 1
+            n += 1
         middle = n // 2
         a, b = middle, n - middle
         if size is not None:
@@ -42,16 +42,32 @@ class HalfRows:
         self._cuts = a, a + b, b + middle
         # Where as many rows of the first half lie before as many of the second.
         self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
-        self.batch, self.n_kernel = batch, a + b
-        self._weight = batch.sample_weight
-        if self.n_kernel < n:
-            X, y, weight = (
-                None
-                if t is None
-                else torch.cat([t[:a], t[middle : middle + b], t[a:middle], t[middle + b :]])
-                for t in (batch.X, batch.y, batch.sample_weight)
-            )
-            self.batch = batch._replace(X=X, y=y, sample_weight=weight)
+        self.n_kernel, self._n = a + b, n
+        weight = batch.sample_weight
+        if self._added is not None:
+            weight = torch.ones_like(batch.X[:, 0]) if weight is None else weight
+            i = self._added
+            weight = torch.cat([weight[:i], weight.new_zeros(1), weight[i:]])
+        self._weight = weight
+        self.batch = batch
+        if self._added is not None or self.n_kernel < n:
+            X, y = self.ordered(batch.X), self.ordered(batch.y)
+            weight = weight if weight is None else self._kernels_first(weight)
+            self.batch = batch._replace(X=X, y=y, sample_weight=weight, n_samples=n)
+
+    def ordered(self, rows: Tensor) -> Tensor:
+        """Rows of the mini-batch, in that order."""
+        if self._added is not None:
+            rows = torch.cat([rows[: self._added], rows[:1], rows[self._added :]])
+        return self._kernels_first(rows)
+
+    def _kernels_first(self, rows: Tensor) -> Tensor:
+        if self.n_kernel == self._n:
+            return rows
+        a, end, _ = self._cuts
+        b, middle = end - a, self._n // 2
+        parts = rows[:a], rows[middle : middle + b], rows[a:middle], rows[middle + b :]
+        return torch.cat(parts)
 
     @property
     def blocks(self) -> list[tuple[slice, float | Tensor]]:
@@ -76,7 +92,7 @@ class HalfRows:
     def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Both halves' sums of ``Gᵀ A`` (2, m, k) over pairs (n, m), (n, k).
 
-        The pairs have rows of all samples, or of those of the kernels.
+        The pairs have rows of all samples, or of those of the kernels; or matrices instead.
         """
         total = None
         for G, A in pairs:
@@ -86,17 +102,8 @@ class HalfRows:
                     break
                 whole = stop - start == n
                 g, a = (G, A) if whole else (G[start:stop], A[start:stop])
-                g, a = g.view(2, -1, G.shape[1]).mT, a.view(2, -1, A.shape[1])
+                g, a = g.reshape(2, -1, G.shape[-1]).mT, a.reshape(2, -1, A.shape[-1])
                 total = torch.bmm(g, a) if total is None else total.baddbmm_(g, a)
             if n % 2:  # the second half has one more
-                total[1].addmm_(G[-1:].mT, A[-1:])
+                total[1].addmm_(G[-1:].flatten(0, -2).mT, A[-1:].flatten(0, -2))
         return total
-
-
-def _with_one_more(batch: Batch, i: int) -> Batch:
-    """The mini-batch with its first sample once more, as the i-th and without weight."""
-    X, y, weight = batch.X, batch.y, batch.sample_weight
-    X, y = (torch.cat([t[:i], t[:1], t[i:]]) for t in (X, y))
-    weight = X.new_ones(batch.n_samples) if weight is None else weight
-    weight = torch.cat([weight[:i], weight.new_zeros(1), weight[i:]])
-    return batch._replace(X=X, y=y, sample_weight=weight, n_samples=batch.n_samples + 1)

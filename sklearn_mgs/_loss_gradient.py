@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sklearn_mgs._closed_form_pass import Pass
 from sklearn_mgs._closed_form_penalty import Recursion
 from sklearn_mgs._data import Batch
 from sklearn_mgs.gram._reduce import divisor
@@ -29,10 +30,10 @@ class LossGradient(Recursion):
     ----------
     form : ClosedForm
         Objective and network.
-    inputs, slopes : list of Tensor of shape (n, units)
-        Inputs of each layer, and slopes of each activation.
-    outputs, G : Tensor of shape (n, C)
-        Outputs of the network, and the gradient of the mini-batch's loss with respect to them.
+    tape : Pass
+        The forward pass.
+    G : Tensor of shape (n, C)
+        The gradient of the mini-batch's loss with respect to the outputs.
     batch : Batch
         The mini-batch.
     shares : list of float or Tensor
@@ -46,15 +47,15 @@ class LossGradient(Recursion):
         Adjoint of the outputs through the direction.
     """
 
-    def __init__(self, form, inputs, slopes, outputs: Tensor, G: Tensor, batch: Batch, shares):
-        super().__init__(form, inputs, slopes, len(G))
+    def __init__(self, form, tape: Pass, G: Tensor, batch: Batch, shares):
+        super().__init__(form, tape, len(G))
         scale = _scale(2 * form.objective.gradient_strength, shares, len(G))
         self._recursion(scale * G)
         self.share = _SumShare(self.A, self.D, len(shares))
         self._adjoint()
         E = self._output_adjoint(len(self.linears) - 1)
         self.value = torch.dot(self.D[-1].flatten(), E.flatten()) / 2
-        product = _HESSIANS[form.objective.loss](outputs, E)
+        product = _HESSIANS[form.objective.loss](tape.outputs, E)
         self.by_outputs = product * (scale * _weights(G, batch.sample_weight))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sklearn_mgs._closed_form import _ACTIVATIONS
+from sklearn_mgs._closed_form_pass import ACTIVATIONS
 from sklearn_mgs._module import MLP
 from sklearn_mgs.gram import linear_gram
 
@@ -14,7 +14,7 @@ __all__ = ["covers", "mlp_gram"]
 
 def covers(module: nn.Module) -> bool:
     """Whether `mlp_gram` computes this module's kernel: an `MLP` all of which is trained."""
-    known = {*_ACTIVATIONS, nn.Linear, nn.Dropout}
+    known = {*ACTIVATIONS, nn.Linear, nn.Dropout}
     return (
         isinstance(module, MLP)
         and all(type(part) in known for part in module)
@@ -33,7 +33,7 @@ def mlp_gram(module: MLP, X: Tensor) -> Tensor:
     \Phi^\top`, without a factor C in its cost.
     """
     linears = module.linears
-    activations = [_ACTIVATIONS[type(part)] for part in module if type(part) in _ACTIVATIONS]
+    activations = [ACTIVATIONS[type(part)] for part in module if type(part) in ACTIVATIONS]
     inputs = [X]
     for linear, activation in zip(linears, activations):
         Z = torch.addmm(linear.bias, inputs[-1], linear.weight.mT)

@@ -14,9 +14,9 @@ from sklearn_mgs.penalty import MGSPenalty
 UNITS = {"linear": [3, 4], "one": [3, 7, 4], "three": [5, 6, 8, 7, 4], "wide": [3, 40, 4]}
 
 
-def network(units, activation):
+def network(units, activation, dropout=0.0):
     torch.manual_seed(len(units))
-    module = MLP(units, activation, dtype=torch.float64)
+    module = MLP(units, activation, dropout, dtype=torch.float64)
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.6)
     return module
@@ -116,22 +116,66 @@ def test_outputs(outputs, metric):
     compare(Objective(loss, 0.3, penalty, input_noise=0.1), module, batch)
 
 
+@pytest.mark.parametrize("size", [None, 6])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("options", PENALTIES, ids=lambda o: "-".join(map(str, o.values())))
+def test_penalty_of_all_outputs(options, activation, weighted, size):
+    units = UNITS["three"]
+    module, batch = network(units, activation), mini_batch("log_loss", units, weighted)
+    penalty = MGSPenalty(outputs="all", jitter=1e-2, **options)
+    penalty.calibrate(module, batch.X, batch.y, batch.sample_weight)
+    compare(Objective("log_loss", 0.7, penalty, size), module, batch)
+
+
+TERMS = {
+    "loss": {},
+    "noise": {"input_noise": 0.2},
+    "Jacobian": {"jacobian_strength": 0.3},
+    "Jacobian and loss gradient": {"jacobian_strength": 0.3, "gradient_strength": 0.4},
+    "all": {"input_noise": 0.1, "jacobian_strength": 0.3, "gradient_strength": 0.4},
+}
+
+
+@pytest.mark.parametrize("penalty", [None, "trace", "det"])
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_terms_together(activation, dropout, weighted, terms, penalty):
+    """Draws are autograd's: one seed gives both the same."""
+    units = UNITS["three"]
+    module, batch = network(units, activation, dropout), mini_batch("log_loss", units, weighted)
+    if penalty is not None:
+        penalty = MGSPenalty(penalty, outputs="random", relative=True)
+        penalty.calibrate(module, batch.X, batch.y)
+    compare(Objective("log_loss", 0.7 if penalty else 0.0, penalty, **terms), module, batch)
+
+
+@pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize("loss", ["binary_log_loss", "squared_error", "poisson"])
+def test_input_jacobian_of_any_loss_and_depth(loss, units):
+    objective = Objective(loss, jacobian_strength=0.5)
+    compare(objective, network(units, "tanh"), mini_batch(loss, units, False))
+
+
+def test_no_dropout_in_evaluation_mode():
+    batch = mini_batch("log_loss", UNITS["three"], False)
+    compare(Objective("log_loss"), network(UNITS["three"], "relu", 0.5).eval(), batch)
+
+
 def test_what_is_not_covered():
     module = network(UNITS["one"], "relu")
     batch = mini_batch("log_loss", UNITS["one"], False)
     penalty = MGSPenalty(outputs="all").calibrate(module, batch.X)
     assert ClosedForm.covers(Objective("log_loss"), module)
-    for objective in (
-        Objective("log_loss", 0.1, penalty),
-        Objective("log_loss", jacobian_strength=0.1),
-        Objective("log_loss", 0.1, MGSPenalty(), gradient_strength=0.1),
-    ):
-        assert not ClosedForm.covers(objective, module)
-    assert ClosedForm.covers(Objective("log_loss", gradient_strength=0.1), module)
+    assert not ClosedForm.covers(Objective("log_loss", jacobian_strength=0.1, exact=True), module)
+    dropping = MLP(UNITS["one"], dropout=0.5)
+    assert ClosedForm.covers(Objective("log_loss", 0.1, penalty), dropping)
+    assert not ClosedForm.covers(Objective("log_loss", 0.1, penalty, 4), dropping)
     module.linears[0].bias.requires_grad_(False)  # is not trained
     assert not ClosedForm.covers(Objective("log_loss"), module)
     module.linears[0].bias.requires_grad_(True)
-    assert not ClosedForm.covers(Objective("log_loss"), MLP(UNITS["one"], dropout=0.5))
     assert not ClosedForm.covers(Objective("log_loss"), torch.nn.Sequential(*module))
     handle = module.linears[0].register_forward_hook(lambda *args: None)
     assert not ClosedForm.covers(Objective("log_loss"), module)

@@ -15,9 +15,9 @@ from sklearn_mgs.penalty import MGSPenalty
 UNITS = [5, 6, 8, 4]
 
 
-def network(activation="tanh"):
+def network(activation="tanh", dropout=0.0):
     torch.manual_seed(0)
-    module = MLP(UNITS, activation, dtype=torch.float64)
+    module = MLP(UNITS, activation, dropout, dtype=torch.float64)
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.6)
     return module
@@ -38,6 +38,9 @@ PENALTIES = {
     "class": {"centered": "class", "relative": True},
     "det": {"metric": "det"},
     "sum": {"outputs": "sum", "layers": "first"},
+    "all": {"outputs": "all", "relative": True},
+    "det of all": {"outputs": "all", "metric": "det"},
+    "random": {"outputs": "random"},
 }
 
 
@@ -57,9 +60,11 @@ def test_one_pass_is_two(size, n, activation, penalty, weighted):
 def compare(form, run, module, batch):
     """One pass of the form, and two of `run`."""
     one, two = CoherenceGate(0.5, "batch"), CoherenceGate(0.5, "batch")
+    torch.manual_seed(0)
     want = two.backward(run, module, batch)
     gradients = [p.grad.clone() for p in module.parameters()]
     halves = []
+    torch.manual_seed(0)
     got = form.backward(batch, halves)
     one.compare_products(inner_products_of_pairs(halves))
     close = {"rtol": 1e-9, "atol": 1e-11}
@@ -109,18 +114,49 @@ def test_coherence_with_a_half_of_small_gradients_in_single_precision(share, gra
     torch.testing.assert_close(one._halves, two._halves, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("noise", "outputs", "splits"),
-    [(0.0, "target", True), (0.1, "target", False), (0.0, "random", False)],
-)
-def test_what_draws_random_numbers_does_not_split(noise, outputs, splits):
+@pytest.mark.parametrize("outputs", [None, "target", "random", "all"])
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("jacobian", "gradient"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.4)])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("n", [5, 12])
+def test_draws_are_those_of_two_passes(n, weighted, jacobian, gradient, dropout, noise, outputs):
+    """Of autograd, one half after the other: one seed gives both the same."""
+    module, batch = network(dropout=dropout), mini_batch(n, weighted)
+    penalty = None
+    if outputs is not None:
+        penalty = MGSPenalty(outputs=outputs, relative=True).calibrate(module, batch.X, batch.y)
+    objective = Objective(
+        "log_loss",
+        0.7 if outputs else 0.0,
+        penalty,
+        input_noise=noise,
+        jacobian_strength=jacobian,
+        gradient_strength=gradient,
+    )
+
+    def run(half):
+        terms = objective(module, half)
+        terms.total.backward()
+        mgs = None if terms.mgs_penalty is None else terms.mgs_penalty.detach()
+        return Terms(terms.data_loss.detach(), terms.total.detach(), mgs, terms.outputs.detach())
+
+    form = ClosedForm(objective, module)
+    if form.splits(n):
+        compare(form, run, module, batch)
+    else:
+        assert n % 2 and gradient and outputs
+
+
+def test_kernel_of_a_part_and_loss_gradient_take_two_passes():
     module, batch = network(), mini_batch(8)
-    penalty = MGSPenalty(outputs=outputs).calibrate(module, batch.X, batch.y)
-    objective = Objective("log_loss", 0.7, penalty, input_noise=noise)
-    assert ClosedForm(objective, module).splits is splits
-    assert ClosedForm(Objective("log_loss"), module).splits
-    objective = Objective("log_loss", gradient_strength=0.7, input_noise=noise)
-    assert ClosedForm(objective, module).splits is (noise == 0)
+    penalty = MGSPenalty(outputs="target").calibrate(module, batch.X, batch.y)
+    whole = Objective("log_loss", 0.7, penalty, gradient_strength=0.7)
+    part = Objective("log_loss", 0.7, penalty, 2, gradient_strength=0.7)
+    assert ClosedForm(whole, module).splits(8)
+    assert not ClosedForm(whole, module).splits(7)
+    assert not ClosedForm(part, module).splits(8)
+    assert ClosedForm(Objective("log_loss", 0.7, penalty, 2), module).splits(7)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])

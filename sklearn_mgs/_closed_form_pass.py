@@ -1,0 +1,169 @@
+"""The forward pass that the closed forms start from, and what a step draws at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_mgs.gram._outputs import drawn
+
+__all__ = ["ACTIVATIONS", "Draws", "Pass", "draw", "forward"]
+
+
+class _Activation:
+    """An activation, with slope and curvature as functions of its *value*."""
+
+    curvature = None
+
+
+class _Identity(_Activation):
+    @staticmethod
+    def value(Z):
+        return Z
+
+    @staticmethod
+    def slope(A):
+        return torch.ones_like(A)
+
+
+class _ReLU(_Activation):
+    value = staticmethod(torch.relu_)
+
+    @staticmethod
+    def slope(A):
+        return A.sign()
+
+
+class _Tanh(_Activation):
+    value = staticmethod(torch.tanh_)
+
+    @staticmethod
+    def slope(A):
+        return 1 - A * A
+
+    @staticmethod
+    def curvature(A):
+        return -2 * A * (1 - A * A)
+
+
+class _Sigmoid(_Activation):
+    value = staticmethod(torch.sigmoid_)
+
+    @staticmethod
+    def slope(A):
+        return A * (1 - A)
+
+    @staticmethod
+    def curvature(A):
+        return A * (1 - A) * (1 - 2 * A)
+
+
+ACTIVATIONS = {nn.Identity: _Identity, nn.ReLU: _ReLU, nn.Tanh: _Tanh, nn.Sigmoid: _Sigmoid}
+"""What is known of each activation module."""
+
+
+@dataclass
+class Pass:
+    """What a forward pass leaves.
+
+    Attributes
+    ----------
+    inputs : list of Tensor of shape (n, in)
+        Inputs of each linear layer.
+    slopes : list of Tensor of shape (n, units)
+        First derivative of what each hidden layer's output goes through: activation and dropout.
+    outputs : Tensor of shape (n, C)
+        Outputs of the network.
+    """
+
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    outputs: Tensor
+    activations: list
+    values: list[Tensor]
+    masks: list[Tensor | None]
+
+    def is_curved(self, i: int) -> bool:
+        """Whether what lies below layer i has a second derivative."""
+        return self.activations[i - 1].curvature is not None
+
+    def curvature(self, i: int, n: int) -> Tensor:
+        """That derivative, of the first n samples."""
+        curvature = self.activations[i - 1].curvature(self.values[i - 1][:n])
+        mask = self.masks[i - 1]
+        return curvature if mask is None else curvature.mul_(mask[:n])
+
+
+def forward(linears, activations, X: Tensor, masks: list[Tensor | None]) -> Pass:
+    """Run the network; each hidden layer's values are multiplied by its mask."""
+    inputs, slopes, values = [X], [], []
+    for linear, activation, mask in zip(linears, activations, masks):
+        A = activation.value(torch.addmm(linear.bias, inputs[-1], linear.weight.mT))
+        slope = activation.slope(A)
+        values.append(A)
+        inputs.append(A if mask is None else A * mask)
+        slopes.append(slope if mask is None else slope.mul_(mask))
+    last = linears[-1]
+    outputs = torch.addmm(last.bias, inputs[-1], last.weight.mT)
+    return Pass(inputs, slopes, outputs, activations, values, masks)
+
+
+class Draws(NamedTuple):
+    """What a step draws at random; None, or nothing, of what it has no use for.
+
+    Attributes
+    ----------
+    noise : Tensor of shape (n, in) or None
+        Standard normal, for the inputs.
+    masks : list of (Tensor of shape (n, units) or None)
+        Factors of dropout, for each hidden layer.
+    directions : list of Tensor of shape (C,)
+        The kernel's direction in each part of the mini-batch.
+    by_sample : Tensor of shape (n, C) or None
+        The input-Jacobian penalty's directions.
+    """
+
+    noise: Tensor | None
+    masks: list[Tensor | None]
+    directions: list[Tensor]
+    by_sample: Tensor | None
+
+
+def draw(form, X: Tensor, sizes: list[int]) -> Draws:
+    """Draw for parts of the mini-batch, one after the other, as passes through each would."""
+    parts = [_draw_part(form, X, n) for n in sizes]
+    noise, masks, directions, by_sample = zip(*parts)
+    return Draws(
+        _joined(noise),
+        [_joined(of_layer) for of_layer in zip(*masks)],
+        [v for v in directions if v is not None],
+        _joined(by_sample),
+    )
+
+
+def _draw_part(form, X: Tensor, n: int):
+    """The same of one part, in the order in which `Objective` draws."""
+    objective, C = form.objective, form.linears[-1].out_features
+    noise = torch.randn_like(X[:n]) if objective.input_noise else None
+    masks = [_mask(p, n, linear, X) for p, linear in zip(form.dropout_rates, form.linears)]
+    random = form.weights is not None and objective.penalty.outputs == "random"
+    direction = drawn((C,), X, None) if random else None
+    by_sample = drawn((n, C), X, None) if objective.jacobian_strength else None
+    return noise, masks, direction, by_sample
+
+
+def _mask(rate: float, n: int, linear: nn.Linear, like: Tensor) -> Tensor | None:
+    """Dropout's factors, drawn as torch draws them on the CPU."""
+    if not rate:
+        return None
+    return like.new_empty(n, linear.out_features).bernoulli_(1 - rate).div_(1 - rate)
+
+
+def _joined(parts: tuple) -> Tensor | None:
+    """Rows of all parts, where there are any."""
+    if parts[0] is None:
+        return None
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
