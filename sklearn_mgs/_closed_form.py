@@ -17,6 +17,9 @@ the activation below it,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,8 +60,7 @@ class ClosedForm:
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
         """Whether this is the objective's gradient: no hooks or other modules, no parameters
-        that are not trained, no forward pass for the kernel alone that drops out other units,
-        and no exact input Jacobian.
+        that are not trained, and no exact input Jacobian.
         """
         if objective.jacobian_strength and objective.exact:
             return False
@@ -66,20 +68,7 @@ class ClosedForm:
             return False
         if not isinstance(module, MLP) or any(map(_watched, module.modules())):
             return False
-        if not all(type(m) in (*ACTIVATIONS, nn.Linear, nn.Dropout) for m in module):
-            return False
-        drops = any(type(m) is nn.Dropout for m in module)
-        return not (drops and objective.mgs_strength and objective.mgs_batch_size is not None)
-
-    def splits(self, n: int) -> bool:
-        """Whether one pass gives both halves' gradients of a mini-batch of n samples.
-
-        The penalty of the loss's gradient needs halves as long as each other and in their own
-        order, which a kernel of a part changes, and samples without weight.
-        """
-        o = self.objective
-        both = o.mgs_strength and o.gradient_strength
-        return not both or (n % 2 == 0 and o.mgs_batch_size is None)
+        return all(type(m) in (*ACTIVATIONS, nn.Linear, nn.Dropout) for m in module)
 
     @property
     def dropout_rates(self) -> list[float]:
@@ -92,76 +81,130 @@ class ClosedForm:
     def backward(self, batch: Batch, halves: list[Tensor] | None = None) -> Terms:
         """Set every parameter's gradient, and return the objective's terms.
 
-        Where the form `splits`, `halves` gets each weight's gradient in two parts (2, ...), which
-        the mini-batch's halves have in their sum; each half makes a kernel of its own.
+        `halves` gets each weight's gradient in two parts (2, ...), which the mini-batch's halves
+        have in their sum; each half makes a kernel of its own.
         """
-        objective, n = self.objective, batch.n_samples
-        draws = draw(self, batch.X, [n] if halves is None else [n // 2, n - n // 2])
+        n, compared = batch.n_samples, halves is not None
+        draws = draw(self, batch.X, [n // 2, n - n // 2] if compared else [n])
         if draws.noise is not None:
-            batch = batch._replace(X=batch.X + objective.input_noise * draws.noise)
-        rows = None
-        if halves is not None:
-            size = objective.mgs_batch_size if self.weights is not None else None
+            batch = batch._replace(X=batch.X + self.objective.input_noise * draws.noise)
+        apart = self._kernel_is_apart(draws, compared)
+        main, terms = self._main_pass(batch, draws, compared, with_kernel=not apart)
+        passes = [main]
+        if apart:
+            passes.append(self._kernel_pass(batch, draws, compared))
+            (kernel,) = passes[1].penalties
+            terms.total, terms.mgs_penalty = terms.total + kernel.value, kernel.value
+        self._backward(passes, halves)
+        return terms
+
+    def _kernel_is_apart(self, draws: Draws, compared: bool) -> bool:
+        """Whether the kernel has a forward pass of its own.
+
+        It has where units are dropped out for it that are not for the loss, and beside a penalty
+        of halves' loss gradients, which asks for the rows in another order.
+        """
+        if self.weights is None:
+            return False
+        return bool(draws.kernel_masks) or (compared and self.objective.gradient_strength > 0)
+
+    def _main_pass(self, batch: Batch, draws: Draws, compared: bool, with_kernel: bool):
+        """The loss and the penalties of one forward pass, up to the outputs; their terms."""
+        objective, rows = self.objective, None
+        if compared:
+            size = objective.mgs_batch_size if self.weights is not None and with_kernel else None
             rows = HalfRows(batch, size, even=bool(objective.gradient_strength))
-            batch, draws = rows.batch, _ordered(draws, rows)
+            batch, draws = rows.batch, draws.ordered(rows)
         tape = forward(self.linears, self.activations, batch.X, draws.masks)
         loss, G = _LOSSES[objective.loss](
             tape.outputs, batch.y, batch.sample_weight, objective.label_smoothing
         )
-        penalties = self._penalties(tape, G, batch, draws, rows)
-        total, mgs = loss, None
-        for penalty in penalties:
-            total = total + penalty.value
-            if isinstance(penalty, KernelPenalty):
-                mgs = penalty.value
-            elif isinstance(penalty, LossGradient):
-                G = G + penalty.by_outputs
-        self._backward(G, tape, penalties, rows, halves)
         outputs = tape.outputs if rows is None else rows.restored(tape.outputs)
-        return Terms(loss, total, mgs, outputs)
-
-    def _penalties(self, tape: Pass, G: Tensor, batch: Batch, draws: Draws, rows) -> list:
-        """The terms besides the data loss, whose gradient with respect to the outputs is `G`."""
-        objective, penalties = self.objective, []
-        if self.weights is not None:
-            n = min(batch.n_samples, objective.mgs_batch_size or batch.n_samples)
-            blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
-            penalties.append(KernelPenalty(self, tape, batch, blocks, draws.directions))
+        terms = Terms(loss, loss, None, outputs)
+        penalties: list = []
+        if self.weights is not None and with_kernel:
+            penalties.append(self._kernel_penalty(tape, batch, draws, rows))
+            terms.mgs_penalty = penalties[0].value
         if objective.jacobian_strength:
             penalties.append(JacobianPenalty(self, tape, batch, draws.by_sample))
         if objective.gradient_strength:
             shares = [1.0] if rows is None else [share for _, share in rows.blocks]
             penalties.append(LossGradient(self, tape, G, batch, shares))
-        return penalties
+            G = G + penalties[-1].by_outputs
+        for penalty in penalties:
+            terms.total = terms.total + penalty.value
+        return _Adjoint(G, tape, penalties, rows), terms
 
-    def _backward(self, G: Tensor, tape: Pass, penalties, rows, halves) -> None:
-        """Set every parameter's gradient from the outputs' adjoint, in halves where asked for."""
+    def _kernel_pass(self, batch: Batch, draws: Draws, compared: bool) -> _Adjoint:
+        """The kernel's penalty in a forward pass of its own."""
+        size, rows = self.objective.mgs_batch_size, None
+        if compared:
+            rows = HalfRows(batch, size)
+            batch, draws = rows.batch, draws.ordered(rows)
+        n = min(batch.n_samples, size or batch.n_samples) if rows is None else rows.n_kernel
+        masks = draws.kernel_masks or draws.masks
+        tape = forward(
+            self.linears, self.activations, batch.X[:n], [m if m is None else m[:n] for m in masks]
+        )
+        penalty = self._kernel_penalty(tape, batch, draws, rows)
+        return _Adjoint(torch.zeros_like(tape.outputs), tape, [penalty], rows)
+
+    def _kernel_penalty(self, tape: Pass, batch: Batch, draws: Draws, rows) -> KernelPenalty:
+        n = min(batch.n_samples, self.objective.mgs_batch_size or batch.n_samples)
+        blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
+        return KernelPenalty(self, tape, batch, blocks, draws.directions)
+
+    def _backward(self, passes: list[_Adjoint], halves: list[Tensor] | None) -> None:
+        """Set every parameter's gradient from the outputs' adjoints, in halves where asked for."""
         for i in reversed(range(len(self.linears))):
             linear = self.linears[i]
-            pairs = [(G, tape.inputs[i])]
-            pairs += [penalty.pair(i) for penalty in penalties if i in penalty.U]
-            if rows is None:
-                linear.weight.grad = _sum_of_products(pairs)
-            else:
-                halves.append(rows.sums_of_products(pairs))
-                first, second = halves[-1].unbind()
-                linear.weight.grad = first + second
-            linear.bias.grad = G.sum(0)
+            gradient = reduce(torch.add, [p.weight_gradient(i) for p in passes])
+            if halves is not None:
+                halves.append(gradient)
+                gradient = gradient[0] + gradient[1]
+            linear.weight.grad = gradient
+            linear.bias.grad = reduce(torch.add, [p.G.sum(0) for p in passes])
             if i:
-                G = G @ linear.weight
-                for penalty in penalties:
-                    penalty.add_input_adjoint(G, i)
-                G = G.mul_(tape.slopes[i - 1])
-                for penalty in penalties:
-                    penalty.add_slope_adjoint(G, i)
+                for p in passes:
+                    p.descend(i, linear.weight)
 
 
-def _ordered(draws: Draws, rows: HalfRows) -> Draws:
-    """What was drawn for the mini-batch, in the order of the rows."""
-    return draws._replace(
-        masks=[m if m is None else rows.ordered(m) for m in draws.masks],
-        by_sample=None if draws.by_sample is None else rows.ordered(draws.by_sample),
-    )
+@dataclass
+class _Adjoint:
+    """The adjoint ``G`` of a forward pass's outputs, on its way to the first layer.
+
+    Attributes
+    ----------
+    G : Tensor of shape (n, out)
+        Adjoint of the outputs of the layer that it has come to.
+    tape : Pass
+        The forward pass.
+    penalties : list
+        The penalties that are made of it.
+    rows : HalfRows or None
+        Order of the samples, where the halves' gradients are asked for.
+    """
+
+    G: Tensor
+    tape: Pass
+    penalties: list
+    rows: HalfRows | None
+
+    def weight_gradient(self, i: int) -> Tensor:
+        """Gradient of layer i's weight, or those of the two halves (2, ...)."""
+        pairs = [(self.G, self.tape.inputs[i])]
+        pairs += [penalty.pair(i) for penalty in self.penalties if i in penalty.U]
+        return _sum_of_products(pairs) if self.rows is None else self.rows.sums_of_products(pairs)
+
+    def descend(self, i: int, weight: Tensor) -> None:
+        """Go on from layer i to the one below."""
+        G = self.G @ weight
+        for penalty in self.penalties:
+            penalty.add_input_adjoint(G, i)
+        G.mul_(self.tape.slopes[i - 1])
+        for penalty in self.penalties:
+            penalty.add_slope_adjoint(G, i)
+        self.G = G
 
 
 def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs.gram._outputs import drawn
 
 __all__ = ["ACTIVATIONS", "Draws", "Pass", "draw", "forward"]
@@ -124,23 +125,35 @@ class Draws(NamedTuple):
         The kernel's direction in each part of the mini-batch.
     by_sample : Tensor of shape (n, C) or None
         The input-Jacobian penalty's directions.
+    kernel_masks : list of Tensor
+        The samples' that make the kernel, where they are not the loss's; else empty.
     """
 
     noise: Tensor | None
     masks: list[Tensor | None]
     directions: list[Tensor]
     by_sample: Tensor | None
+    kernel_masks: list[Tensor | None]
+
+    def ordered(self, rows: HalfRows) -> Draws:
+        """The same with the samples in that order; the kernel's own are so already."""
+        return self._replace(
+            masks=[m if m is None else rows.ordered(m) for m in self.masks],
+            by_sample=None if self.by_sample is None else rows.ordered(self.by_sample),
+        )
 
 
 def draw(form, X: Tensor, sizes: list[int]) -> Draws:
     """Draw for parts of the mini-batch, one after the other, as passes through each would."""
     parts = [_draw_part(form, X, n) for n in sizes]
-    noise, masks, directions, by_sample = zip(*parts)
+    noise, masks, directions, by_sample, kernel_masks = zip(*parts)
+    own = any(m is not of_loss for m, of_loss in zip(kernel_masks, masks))
     return Draws(
         _joined(noise),
         [_joined(of_layer) for of_layer in zip(*masks)],
         [v for v in directions if v is not None],
         _joined(by_sample),
+        [_joined(of_layer) for of_layer in zip(*kernel_masks)] if own else [],
     )
 
 
@@ -148,11 +161,22 @@ def _draw_part(form, X: Tensor, n: int):
     """The same of one part, in the order in which `Objective` draws."""
     objective, C = form.objective, form.linears[-1].out_features
     noise = torch.randn_like(X[:n]) if objective.input_noise else None
-    masks = [_mask(p, n, linear, X) for p, linear in zip(form.dropout_rates, form.linears)]
+    masks = kernel_masks = _masks(form, X, n)
+    if (
+        form.weights is not None
+        and any(form.dropout_rates)
+        and (objective.mgs_batch_size or n) < n
+    ):
+        kernel_masks = _masks(form, X, objective.mgs_batch_size)
     random = form.weights is not None and objective.penalty.outputs == "random"
     direction = drawn((C,), X, None) if random else None
     by_sample = drawn((n, C), X, None) if objective.jacobian_strength else None
-    return noise, masks, direction, by_sample
+    return noise, masks, direction, by_sample, kernel_masks
+
+
+def _masks(form, X: Tensor, n: int) -> list[Tensor | None]:
+    """Of each hidden layer, for n samples."""
+    return [_mask(p, n, linear, X) for p, linear in zip(form.dropout_rates, form.linears)]
 
 
 def _mask(rate: float, n: int, linear: nn.Linear, like: Tensor) -> Tensor | None:

@@ -129,7 +129,7 @@ class MLPNet(NeuralNet):
         norm, gate = self.regularizer.squared_norm(), self.regularizer.coherence
         if gate is None or not gate.compares_halves(batch):
             terms = self._backward(batch)
-        elif self._splits(batch.n_samples):
+        elif self.closed_form_ is not None and not self.compile:
             halves = []
             terms = self.closed_form_.backward(batch, halves)
             gate.compare_products(inner_products_of_pairs(halves))
@@ -141,11 +141,6 @@ class MLPNet(NeuralNet):
             "squared_norm": norm,
             "y_pred": terms.outputs,
         }
-
-    def _splits(self, n: int) -> bool:
-        """Whether one pass gives the gradients of both halves of n samples."""
-        form = self.closed_form_
-        return form is not None and not self.compile and form.splits(n)
 
     def _backward(self, batch: Batch):
         """Terms of the objective; its gradient is left in the parameters."""

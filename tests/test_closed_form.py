@@ -142,14 +142,15 @@ TERMS = {
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_terms_together(activation, dropout, weighted, terms, penalty):
+@pytest.mark.parametrize("size", [None, 4, 20])
+def test_terms_together(size, activation, dropout, weighted, terms, penalty):
     """Draws are autograd's: one seed gives both the same."""
     units = UNITS["three"]
     module, batch = network(units, activation, dropout), mini_batch("log_loss", units, weighted)
     if penalty is not None:
         penalty = MGSPenalty(penalty, outputs="random", relative=True)
         penalty.calibrate(module, batch.X, batch.y)
-    compare(Objective("log_loss", 0.7 if penalty else 0.0, penalty, **terms), module, batch)
+    compare(Objective("log_loss", 0.7 if penalty else 0.0, penalty, size, **terms), module, batch)
 
 
 @pytest.mark.parametrize("units", UNITS.values(), ids=UNITS)
@@ -166,13 +167,8 @@ def test_no_dropout_in_evaluation_mode():
 
 def test_what_is_not_covered():
     module = network(UNITS["one"], "relu")
-    batch = mini_batch("log_loss", UNITS["one"], False)
-    penalty = MGSPenalty(outputs="all").calibrate(module, batch.X)
     assert ClosedForm.covers(Objective("log_loss"), module)
     assert not ClosedForm.covers(Objective("log_loss", jacobian_strength=0.1, exact=True), module)
-    dropping = MLP(UNITS["one"], dropout=0.5)
-    assert ClosedForm.covers(Objective("log_loss", 0.1, penalty), dropping)
-    assert not ClosedForm.covers(Objective("log_loss", 0.1, penalty, 4), dropping)
     module.linears[0].bias.requires_grad_(False)  # is not trained
     assert not ClosedForm.covers(Objective("log_loss"), module)
     module.linears[0].bias.requires_grad_(True)

@@ -120,7 +120,10 @@ def test_coherence_with_a_half_of_small_gradients_in_single_precision(share, gra
 @pytest.mark.parametrize(("jacobian", "gradient"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.4)])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("n", [5, 12])
-def test_draws_are_those_of_two_passes(n, weighted, jacobian, gradient, dropout, noise, outputs):
+@pytest.mark.parametrize("size", [None, 2])
+def test_draws_are_those_of_two_passes(
+    size, n, weighted, jacobian, gradient, dropout, noise, outputs
+):
     """Of autograd, one half after the other: one seed gives both the same."""
     module, batch = network(dropout=dropout), mini_batch(n, weighted)
     penalty = None
@@ -130,6 +133,7 @@ def test_draws_are_those_of_two_passes(n, weighted, jacobian, gradient, dropout,
         "log_loss",
         0.7 if outputs else 0.0,
         penalty,
+        size,
         input_noise=noise,
         jacobian_strength=jacobian,
         gradient_strength=gradient,
@@ -141,22 +145,7 @@ def test_draws_are_those_of_two_passes(n, weighted, jacobian, gradient, dropout,
         mgs = None if terms.mgs_penalty is None else terms.mgs_penalty.detach()
         return Terms(terms.data_loss.detach(), terms.total.detach(), mgs, terms.outputs.detach())
 
-    form = ClosedForm(objective, module)
-    if form.splits(n):
-        compare(form, run, module, batch)
-    else:
-        assert n % 2 and gradient and outputs
-
-
-def test_kernel_of_a_part_and_loss_gradient_take_two_passes():
-    module, batch = network(), mini_batch(8)
-    penalty = MGSPenalty(outputs="target").calibrate(module, batch.X, batch.y)
-    whole = Objective("log_loss", 0.7, penalty, gradient_strength=0.7)
-    part = Objective("log_loss", 0.7, penalty, 2, gradient_strength=0.7)
-    assert ClosedForm(whole, module).splits(8)
-    assert not ClosedForm(whole, module).splits(7)
-    assert not ClosedForm(part, module).splits(8)
-    assert ClosedForm(Objective("log_loss", 0.7, penalty, 2), module).splits(7)
+    compare(ClosedForm(objective, module), run, module, batch)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
