@@ -115,7 +115,7 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
     model: large matrix products in place of many small ones. Each model has its own fold's
     samples, in the order that a fit of its own with the same `random_state` would take them, and
     stops when that fit would stop. So it ends with that fit's weights, up to rounding; only
-    `dropout` on a GPU draws other masks. Folds whose sizes differ train together if they
+    `dropout` on a GPU may draw other masks. Folds whose sizes differ train together if they
     have as many mini-batches, padded by samples without weight; but not where random numbers or
     the kernel's metric would show that.
 
