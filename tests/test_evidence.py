@@ -269,7 +269,7 @@ def rows():
 
 
 def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
-    page.write_page(rows, rows, tmp_path / "evidence.md")
+    page.write_page(rows, rows, rows, tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     assert "{{" not in text
     assert "Not run yet" not in text
@@ -280,9 +280,9 @@ def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
 
 
 def test_an_empty_page_says_so(tmp_path):
-    page.write_page([], [], tmp_path / "evidence.md")
+    page.write_page([], [], [], tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
-    assert text.count("Not run yet.") == 8
+    assert text.count("Not run yet.") == 9
     assert text.count("| not run yet |") == 7
 
 
@@ -322,9 +322,13 @@ def test_the_confirmation_is_judged_by_the_default_penalty():
     assert goals.confirmed(rows)[2][-1] == goals.NOT_RUN
     rows = [row("B", "mnist_unused", 0.2, 100, *item) for item in names.items()]
     assert goals.confirmed(rows)[2][1:] == ["MGS all, relative 1.00, L2 2.00", "met"]
+    rows += [row("B", "mnist_unused", 0.0, 100, *item) for item in names.items()]
+    best, clean = goals.on_mnist(rows)
+    assert best[1:] == ["MGS all, relative 1.00, L2 2.00", "met"]
+    assert clean[-1] == "met"
 
 
-@pytest.mark.parametrize("path", [command.RESULTS, command.CONFIRMED])
+@pytest.mark.parametrize("path", [command.RESULTS, command.CONFIRMED, command.FURTHER_DRAWS])
 def test_every_row_names_a_candidate_of_today(path):
     """A chosen candidate is trained again with later seeds, by its parameters."""
     for row in command.read_rows(path).values():

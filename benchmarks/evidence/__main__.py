@@ -127,8 +127,8 @@ def main() -> None:
             run(plan, args.data, path, (end - time.time()) / 3600, args.task)
     page = QUICK_RESULTS.with_suffix(".md") if args.quick else ROOT / "docs" / "evidence.md"
     rows = read_rows(QUICK_RESULTS if args.quick else RESULTS)
-    confirming = {} if args.quick else read_rows(CONFIRMED)
-    write_page(rows.values(), confirming.values(), page)
+    others = [{} if args.quick else read_rows(path) for path in (CONFIRMED, FURTHER_DRAWS)]
+    write_page(rows.values(), *(more.values() for more in others), page)
     print(f"Wrote {page}.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.evidence.figures import draw_ranks
-from benchmarks.evidence.goals import OURS, confirmed
+from benchmarks.evidence.goals import OURS, confirmed, on_mnist
 from benchmarks.evidence.markdown import (
     METHODS,
     accuracies,
@@ -53,4 +53,19 @@ def confirmation(rows: list[dict], image: Path) -> str:
         ("", regression(rows)),
     ):
         pieces += [piece for piece in (title, part) if part and piece]
+    return "\n\n".join(pieces)
+
+
+def further_draws(rows: list[dict]) -> str:
+    """Goals and table of the further draws of MNIST."""
+    table = make_table(rows, "B", METHODS)
+    if not table or not table.where(is_noisy):
+        return ""
+    hours = sum(float(row["seconds"]) for row in rows) / 3600
+    pieces = [
+        markdown(["goal", "measured, the default penalty", ""], on_mnist(rows)),
+        f"Test accuracy by training samples and noise ({seeds_of(table)}; {len(rows)} rows, "
+        f"{hours:.1f} hours of one core):",
+        accuracies(table),
+    ]
     return "\n\n".join(pieces)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evidence.competitors import COMPETITORS
-from benchmarks.evidence.confirmed import confirmation
+from benchmarks.evidence.confirmed import confirmation, further_draws
 from benchmarks.evidence.figures import draw_noise, draw_ranks
 from benchmarks.evidence.goals import goals
 from benchmarks.evidence.markdown import (
@@ -36,17 +36,18 @@ TEMPLATE = Path(__file__).with_name("template.md")
 LAYERS = ["none", "L2", "input Jacobian", *VARIANTS]
 
 
-def write_page(rows, confirming, path: Path) -> None:
+def write_page(rows, confirming, further, path: Path) -> None:
     """Write the page to `path` and its figures to the folder ``images`` beside it.
 
-    The rows are those of the plan, and of the confirmation.
+    The rows are those of the plan, of the confirmation, and of its further draws.
     """
-    rows, confirming = list(rows), list(confirming)
+    rows, confirming, further = list(rows), list(confirming), list(further)
     images = path.parent / "images"
     parts = {
         "state": state(rows),
         "goals": markdown(["goal", "measured", ""], goals(rows)),
         "confirmation": confirmation(confirming, images / "evidence_confirmation.png"),
+        "further": further_draws(further),
         "tabular": tabular(rows, images / "evidence_ranks.png"),
         "layers": layers(rows),
         "mnist": mnist(rows, images / "evidence_mnist.png"),
