@@ -176,3 +176,25 @@ def test_what_is_not_covered():
     handle = module.linears[0].register_forward_hook(lambda *args: None)
     assert not ClosedForm.covers(Objective("log_loss"), module)
     handle.remove()
+
+
+@pytest.mark.parametrize("halves", [False, True], ids=["whole", "halves"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("metric", ["trace", "det"])
+def test_a_step_asks_the_device_for_nothing(metric, size, weighted, halves):
+    """On torch's device without data no value can be read, nor a tensor moved."""
+    units = UNITS["three"]
+    module, batch = network(units, "tanh", 0.2), mini_batch("log_loss", units, weighted)
+    penalty = MGSPenalty(metric, outputs="random", relative=True)
+    penalty.calibrate(module, batch.X, batch.y)
+    penalty.scale_ = penalty.scale_.to("meta")
+    terms = {"input_noise": 0.1, "jacobian_strength": 0.3, "gradient_strength": 0.4}
+    form = ClosedForm(Objective("log_loss", 0.7, penalty, size, **terms), module.to("meta"))
+    weight = batch.sample_weight.to("meta") if weighted else None
+    batch = batch._replace(X=batch.X.to("meta"), y=batch.y.to("meta"), sample_weight=weight)
+    parts = [] if halves else None
+    result = form.backward(batch, parts)
+    assert result.total.device.type == "meta"
+    assert all(p.grad.shape == p.shape for p in module.parameters())
+    assert not halves or len(parts) == len(units) - 1
