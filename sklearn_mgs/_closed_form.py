@@ -1,9 +1,9 @@
-"""The gradient of data loss and MGS penalty of a multilayer perceptron, without autograd.
+"""The gradient of the training objective of a multilayer perceptron, without autograd.
 
-What `Objective` says and autograd differentiates is written out here for the networks and the
-terms that most fits are made of. With ``a_l`` the inputs of layer l, ``W_l`` its weights, ``d_l``
+What `Objective` says and autograd differentiates is written out here for the estimators' network.
+With ``a_l`` the inputs of layer l, ``W_l`` its weights, ``d_l``
 the gradients of the kernel's direction with respect to its outputs, and ``φ'_l`` the slopes of
-the activation below it,
+the activation below it, times dropout's factors,
 
 - the kernel is ``K = Σ_l ω_l (A_l A_lᵀ + 1) ∘ (D_l D_lᵀ)``, the penalty's adjoint ``S = ∂m/∂K``
   (diagonal for the trace);
@@ -13,6 +13,9 @@ the activation below it,
 - then the forward pass from the last to the first, with ``G_l`` the adjoint of layer l's outputs:
   ``∂/∂W_l = G_lᵀ A_l + D_lᵀ U_l``, and
   ``G_{l-1} = (G_l W_l + 2 ω_l (S ∘ D_l D_lᵀ) A_l) ∘ φ'_l + E_{l-1} ∘ (D_l W_l) ∘ φ''_l``.
+
+The input-Jacobian penalty is the sum of the squared norms of ``D_1 W_1``, of directions drawn for
+each sample; that of the loss's gradient is in `sklearn_mgs._loss_gradient`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The MGS penalty of a multilayer perceptron and its adjoints, without autograd.
+"""MGS and input-Jacobian penalty of a multilayer perceptron, and adjoints, without autograd.
 
 The recursions and their letters are those of `sklearn_mgs._closed_form`.
 """
@@ -76,9 +76,9 @@ class Recursion:
     def pair(self, i: int) -> tuple[Tensor, Tensor]:
         """What layer i's weight has in its gradient, a sample's rows side by side."""
         D, U = self.D[i], self.U[i]
-        return (
-            (D, U) if self.k == 1 else (D.unflatten(0, (-1, self.k)), U.unflatten(0, (-1, self.k)))
-        )
+        if self.k == 1:
+            return D, U
+        return D.unflatten(0, (-1, self.k)), U.unflatten(0, (-1, self.k))
 
     def add_input_adjoint(self, G: Tensor, i: int) -> None:
         """Add the adjoint of layer i's inputs through its own share."""
