@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,15 @@ class HalvesTape:
             plain = all(call.is_plain(self._sizes) for call in calls)
             if not (plain and any(call.is_used for call in calls)):
                 return None
-        return torch.stack([_products(self._calls[m]) for m in self.layers]).sum(0)
+        by_rows, formed = [], []
+        for calls in self._calls.values():
+            (by_rows if _rows_cost_less(calls) else formed).append(calls)
+        products = [_products_of_rows(*calls) for calls in by_rows]
+        if formed:
+            parts = [_first_half(calls).flatten() for calls in formed]
+            wholes = [calls[0].layer.weight.grad.flatten() for calls in formed]
+            products.append(_products_of_halves(parts, wholes))
+        return reduce(torch.add, products)
 
 
 class _Call:
@@ -179,37 +187,43 @@ def _add_rows(part: Tensor | None, g: Tensor, a: Tensor) -> Tensor:
     return g.mT @ a if part is None else part.addmm_(g.mT, a)
 
 
-def _products(calls: list[_Call]) -> Tensor:
-    """Gram matrix (2, 2) of both halves' parts in one layer.
-
-    They are formed, unless products of rows cost less.
-    """
+def _rows_cost_less(calls: list[_Call]) -> bool:
+    """Whether the halves' parts of a layer's gradient are dearer than products of their rows."""
     call, *others = calls
-    weight, middle = call.layer.weight, len(call.a) // 2
-    if call.is_linear and not others and len(call.a) * sum(weight.shape) < weight.numel():
-        (a, b), (g, h) = ((x[:middle], x[middle:]) for x in (call.a, call.g))
-        pairs = ((a, a, g, g), (a, b, g, h), (b, b, h, h))
-        aa, ab, bb = (((x @ y.mT) * (u @ v.mT)).sum() for x, y, u, v in pairs)
-        return torch.stack([aa, ab, ab, bb]).view(2, 2)
+    weight = call.layer.weight
+    return call.is_linear and not others and len(call.a) * sum(weight.shape) < weight.numel()
+
+
+def _products_of_rows(call: _Call) -> Tensor:
+    """Gram matrix (2, 2) of both halves' parts in one layer, which are not formed."""
+    middle = len(call.a) // 2
+    (a, b), (g, h) = ((x[:middle], x[middle:]) for x in (call.a, call.g))
+    pairs = ((a, a, g, g), (a, b, g, h), (b, b, h, h))
+    aa, ab, bb = (((x @ y.mT) * (u @ v.mT)).sum() for x, y, u, v in pairs)
+    return torch.stack([aa, ab, ab, bb]).view(2, 2)
+
+
+def _first_half(calls: list[_Call]) -> Tensor:
+    """The first half's part of a layer's gradient."""
     part = None
     for call in calls:
         part = call.add_first_half(part)
-    return _products_of_halves(part.flatten(), weight.grad.flatten())
+    return part
 
 
-def _products_of_halves(first: Tensor, whole: Tensor) -> Tensor:
-    """Gram matrix (2, 2) of a vector and the rest of the whole.
+def _products_of_halves(firsts: list[Tensor], wholes: list[Tensor]) -> Tensor:
+    """Gram matrix (2, 2) of a vector, in parts, and the rest of the whole.
 
     They come from those with the whole, which needs less memory, unless the rest is so small that
     rounding would swallow it. Only the CPU can be asked without waiting; elsewhere it is formed.
     """
-    if first.device.type == "cpu":
-        products = inner_products([first], [whole])
+    if firsts[0].device.type == "cpu":
+        products = inner_products(firsts, wholes)
         (aa, aw), (_, ww) = products.tolist()
         ab, bb = aw - aa, aa - 2 * aw + ww
         if bb > 0.01 * (aa + ww):
             return products.new_tensor([[aa, ab], [ab, bb]])
-    return inner_products([first], [whole - first])
+    return inner_products(firsts, [w - a for a, w in zip(firsts, wholes)])
 
 
 def _kernel_rows(n: int, size: int | None) -> list[slice]:
