@@ -59,6 +59,10 @@ class ClosedForm:
         if objective.mgs_strength:
             names = [f"linear{i}" for i in range(len(self.linears))]
             self.weights = [objective.penalty.layer_weights_.get(name) for name in names]
+        random = self.weights is not None and objective.penalty.outputs == "random"
+        draws = (objective.input_noise, objective.jacobian_strength, self._dropouts, random)
+        self.has_random_outputs, self.is_random = random, any(draws)
+        self.no_draws = Draws(None, [None] * len(self.activations), [], None, [])
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
@@ -76,8 +80,6 @@ class ClosedForm:
     @property
     def dropout_rates(self) -> list[float]:
         """Of each hidden layer."""
-        if not self._dropouts:
-            return [0.0] * len(self.activations)
         return [m.p if m.training else 0.0 for m in self._dropouts]
 
     @torch.no_grad()
@@ -215,7 +217,9 @@ def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     (G, A), *others = pairs
     total = G.mT @ A
     for G, A in others:
-        total.addmm_(G.flatten(0, -2).mT, A.flatten(0, -2))
+        if G.ndim > 2:  # several rows for each sample
+            G, A = G.flatten(0, 1), A.flatten(0, 1)
+        total.addmm_(G.mT, A)
     return total
 
 

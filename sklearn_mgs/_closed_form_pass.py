@@ -145,38 +145,41 @@ class Draws(NamedTuple):
 
 def draw(form, X: Tensor, sizes: list[int]) -> Draws:
     """Draw for parts of the mini-batch, one after the other, as passes through each would."""
+    if not form.is_random:
+        return form.no_draws
     parts = [_draw_part(form, X, n) for n in sizes]
+    if len(parts) == 1:
+        return parts[0]
     noise, masks, directions, by_sample, kernel_masks = zip(*parts)
-    own = any(m is not of_loss for m, of_loss in zip(kernel_masks, masks))
+    if any(kernel_masks):  # as many as are kept of a part, or all, which are the loss's
+        kernel_masks = [own or of_loss for own, of_loss in zip(kernel_masks, masks)]
     return Draws(
         _joined(noise),
         [_joined(of_layer) for of_layer in zip(*masks)],
-        [v for v in directions if v is not None],
+        [v for drawn_for_part in directions for v in drawn_for_part],
         _joined(by_sample),
-        [_joined(of_layer) for of_layer in zip(*kernel_masks)] if own else [],
+        [_joined(of_layer) for of_layer in zip(*kernel_masks)],
     )
 
 
-def _draw_part(form, X: Tensor, n: int):
+def _draw_part(form, X: Tensor, n: int) -> Draws:
     """The same of one part, in the order in which `Objective` draws."""
-    objective, C = form.objective, form.linears[-1].out_features
-    noise = torch.randn_like(X[:n]) if objective.input_noise else None
-    masks = kernel_masks = _masks(form, X, n)
-    if (
-        form.weights is not None
-        and any(form.dropout_rates)
-        and (objective.mgs_batch_size or n) < n
-    ):
-        kernel_masks = _masks(form, X, objective.mgs_batch_size)
-    random = form.weights is not None and objective.penalty.outputs == "random"
-    direction = drawn((C,), X, None) if random else None
+    objective, rates = form.objective, form.dropout_rates
+    C, size = form.linears[-1].out_features, objective.mgs_batch_size
+    noise = drawn((n, X.shape[1]), X, None) if objective.input_noise else None
+    masks, kernel_masks = form.no_draws.masks, []
+    if any(rates):
+        masks = _masks(form, rates, n, X)
+        if form.weights is not None and size is not None and size < n:
+            kernel_masks = _masks(form, rates, size, X)
+    directions = [drawn((C,), X, None)] if form.has_random_outputs else []
     by_sample = drawn((n, C), X, None) if objective.jacobian_strength else None
-    return noise, masks, direction, by_sample, kernel_masks
+    return Draws(noise, masks, directions, by_sample, kernel_masks)
 
 
-def _masks(form, X: Tensor, n: int) -> list[Tensor | None]:
+def _masks(form, rates: list[float], n: int, like: Tensor) -> list[Tensor | None]:
     """Of each hidden layer, for n samples."""
-    return [_mask(p, n, linear, X) for p, linear in zip(form.dropout_rates, form.linears)]
+    return [_mask(rate, n, linear, like) for rate, linear in zip(rates, form.linears)]
 
 
 def _mask(rate: float, n: int, linear: nn.Linear, like: Tensor) -> Tensor | None:

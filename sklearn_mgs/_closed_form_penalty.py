@@ -34,12 +34,14 @@ class Recursion:
     def __init__(self, form, tape: Pass, n: int, relative: bool = False):
         self.linears, self.tape = form.linears, tape
         self.n, self.relative = n, relative
-        self.A = [A[:n] for A in tape.inputs]
+        self.A = tape.inputs if n == len(tape.outputs) else [A[:n] for A in tape.inputs]
 
     def _recursion(self, V: Tensor) -> None:
         """``D_{l-1} = (D_l W_l) ∘ φ'_l``, from directions of shape (n * k, C)."""
         self.k = len(V) // self.n
-        self.slopes = [repeated(slope[: self.n], self.k) for slope in self.tape.slopes]
+        self.slopes = self.tape.slopes
+        if self.n < len(self.tape.outputs) or self.k > 1:
+            self.slopes = [repeated(slope[: self.n], self.k) for slope in self.slopes]
         self.D, self.products = [V], {}
         for i in reversed(range(1, len(self.linears))):
             product = self.D[0] @ self.linears[i].weight
@@ -123,7 +125,7 @@ class KernelPenalty(Recursion):
             V = torch.cat([v.expand(size, -1) for v, size in zip(drawn, sizes)])
         else:
             V = directions(tape.outputs[:n], objective.penalty.outputs, targets)
-            V = V.transpose(0, 1).flatten(0, 1)
+            V = V[0] if len(V) == 1 else V.transpose(0, 1).flatten(0, 1)
         self._recursion(V)
         gradients = [self.products[i] for i in range(len(self.D))] if self.relative else self.D
         share = _TraceShare if _is_plain_trace(objective.penalty) else _KernelShare
