@@ -12,11 +12,13 @@ from sklearn_mgs._cosines import (
     Number,
     cosine_of_sum,
     inner_products,
+    number,
     numbers,
     ratio,
     strongest_share,
 )
 from sklearn_mgs._data import Batch
+from sklearn_mgs._proximal import soft_threshold_
 
 __all__ = ["COHERENCES", "CoherenceGate", "flushed", "make_gate"]
 
@@ -75,7 +77,7 @@ class CoherenceGate:
         self._coherence: Number | None = None  # as last measured
         self._mean: list[Tensor] = []  # running mean of gradients
         self._strongest: Number = 0.0  # strength that the trend allows
-        self._free: list[Tensor] = []  # 1 where a weight may differ from zero, else 0
+        self._free: list[Tensor | None] = []  # 0 where a weight is held at zero, else 1
         self._mixture: float | None = None  # of L1 and L2, for which these were found
         self._n_steps = 0
         self._cosines: list[Number] = []
@@ -141,11 +143,8 @@ class CoherenceGate:
         else:
             self._coherence, self._halves = self._halves, None
             if self._coherence is None:
-                signs = [w.sign() for w in weights] if l1 else []
-                pull, unit = _pull(weights, signs, alpha, l1)
-                gg, gr, rr = numbers(inner_products(gradients, pull))
-                self._coherence = cosine_of_sum(gg, unit * gr, unit * (unit * rr))
-            self.share_ = (self._coherence >= self.threshold) * 1.0
+                self._coherence = cosine_of_sum(*_products(gradients, weights, alpha, l1))
+            self.share_ = _one_from(self.threshold, self._coherence)
         if alpha:
             for w, gradient in zip(weights, gradients):
                 _add(gradient, alpha, self.share_, w)
@@ -164,28 +163,22 @@ class CoherenceGate:
     def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
         """Find the strength that the trend allows, and the weights that may differ from zero."""
         self._mixture = _mixture(alpha, l1)
-        signs = [w.sign() for w in weights] if l1 else []
-        pull, unit = _pull(weights, signs, alpha, l1)
-        means = self._mean
-        if l1:  # of the weights that are not zero
-            means, pull = ([x * s for x, s in zip(parts, signs)] for parts in (means, pull))
-        gg, gr, rr = numbers(inner_products(means, pull))
-        gr, rr = unit * gr, unit * (unit * rr)
-        self._coherence = cosine_of_sum(gg, gr, rr)
-        share = strongest_share(gg, gr, rr, self.threshold)
+        products, sizes = _products_of_nonzero(self._mean, weights, alpha, l1)
+        self._coherence = cosine_of_sum(*products)
+        share = strongest_share(*products, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)
         least = _at_most_one(share) * l1
-        self._free = [_free(sign, m, least, l1) for sign, m in zip(signs, self._mean)]
+        free = [size.gt_(least) for size in sizes]  # in numbers: bools take longer
+        self._free = [None if _surely_ones(f) else f for f in free]
 
     def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
         """Take L1's proximal step, of these thresholds times `share_`."""
-        if self.measure != "trend":  # in full or not at all
-            for w, threshold in zip(weights, thresholds):
-                _add(w, -1.0, self.share_, w.clamp(-threshold, threshold))
-            return
-        for w, threshold, free in zip(weights, thresholds, self._free, strict=True):
-            limit = threshold * self.share_
-            w.sub_(w.clamp(-limit, limit)).mul_(free)
+        for w, threshold in zip(weights, thresholds):
+            soft_threshold_(w, threshold * self.share_)
+        if self.measure == "trend":
+            for w, free in zip(weights, self._free, strict=True):
+                if free is not None:
+                    w.mul_(free)
 
     def end_epoch(self, history) -> None:
         """Record the epoch's mean coherence and mean share of the regulariser's strength."""
@@ -226,20 +219,65 @@ def flushed(means: list[Tensor], n_steps: int) -> list[Tensor]:
     return [F.hardshrink(m, tiny**0.5) for m in means]
 
 
-def _pull(
-    weights: list[Tensor], signs: list[Tensor], alpha: float, l1: float
-) -> tuple[list[Tensor], float]:
-    """The regulariser's gradient ``alpha w + l1 sign(w)`` in units of the second result."""
+Products = tuple[Number, Number, Number]
+"""⟨g, g⟩, ⟨g, r⟩ and ⟨r, r⟩ of gradients g and the regulariser's gradient r."""
+
+
+def _products(gradients: list[Tensor], weights: list[Tensor], alpha: float, l1: float) -> Products:
+    """Inner products of gradients and the regulariser's, ``alpha w + l1 sign(w)``."""
     if not l1:
-        return weights, alpha
-    if alpha:
-        signs = [sign.add(w, alpha=alpha / l1) for sign, w in zip(signs, weights)]
-    return signs, l1
+        gg, gr, rr = numbers(inner_products(gradients, weights))
+        return gg, alpha * gr, alpha * (alpha * rr)
+    gg = gr = rr = 0.0
+    for g, w in zip(gradients, weights):
+        g, w = g.flatten(), w.flatten()
+        pull = _pull(w, w.sign(), alpha, l1)
+        rr, gr, gg = rr + _dot(pull, pull), gr + _dot(g, pull), gg + _dot(g, g)
+    return gg, l1 * gr, l1 * (l1 * rr)
 
 
-def _free(sign: Tensor, m: Tensor, least: Number, l1: float) -> Tensor:
-    """1 where a weight is not zero or ``|m| > least``, else 0, in numbers: bools take longer."""
-    return m.abs().addcmul_(sign, sign, value=2 * l1).gt_(least)
+def _products_of_nonzero(
+    means: list[Tensor], weights: list[Tensor], alpha: float, l1: float
+) -> tuple[Products, list[Tensor]]:
+    """The same of the weights that L1 moves, and ``|m|``, made larger where these are.
+
+    Few passes over memory: the sign of the weights becomes the mean that counts.
+    """
+    if not l1:
+        return _products(means, weights, alpha, l1), []
+    gg, gr, rr, sizes = 0.0, 0.0, 0.0, []
+    for m, w in zip(means, weights):
+        shape, m, w = w.shape, m.flatten(), w.flatten()
+        sign = w.sign()
+        pull = _pull(w, sign, alpha, l1)
+        rr += _dot(pull, pull)
+        sizes.append(m.abs().addcmul_(sign, sign, value=2 * l1).view(shape))
+        along = sign.mul_(m)
+        gg += _dot(along, along)
+        gr += _dot(m, pull) if alpha else number(along.sum())
+    return (gg, l1 * gr, l1 * (l1 * rr)), sizes
+
+
+def _pull(w: Tensor, sign: Tensor, alpha: float, l1: float) -> Tensor:
+    """The regulariser's gradient over its strength of L1; the sign itself without L2."""
+    return sign.add(w, alpha=alpha / l1) if alpha else sign
+
+
+def _dot(x: Tensor, y: Tensor) -> Number:
+    return number(torch.dot(x, y))
+
+
+def _surely_ones(x: Tensor) -> bool:
+    """Whether no entry is 0, if that is at hand."""
+    least = number(x.amin())
+    return not isinstance(least, Tensor) and least > 0
+
+
+def _one_from(threshold: float, coherence: Number) -> Number:
+    """1 where the coherence reaches the threshold, else 0."""
+    if isinstance(coherence, Tensor):
+        return (coherence >= threshold).to(coherence.dtype)
+    return float(coherence >= threshold)
 
 
 def _mean(values: list[Number]) -> float:

@@ -17,6 +17,7 @@ __all__ = [
     "entries",
     "inner_products",
     "inner_products_of_pairs",
+    "number",
     "numbers",
     "ratio",
     "strongest_share",
@@ -58,6 +59,11 @@ def numbers(products: Tensor) -> Sequence[Number]:
         return entries(products)
     (aa, ab), (_, bb) = products.tolist()
     return aa, ab, bb
+
+
+def number(x: Tensor) -> Number:
+    """A tensor (), read where it is at hand."""
+    return x if x.device.type != "cpu" else x.tolist()
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

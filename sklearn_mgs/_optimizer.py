@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from sklearn_mgs._coherence import CoherenceGate
+from sklearn_mgs._proximal import soft_threshold_
 
 __all__ = ["WeightRegularizer", "make_optimizer", "regularized_weights", "set_learning_rate"]
 
@@ -177,7 +178,7 @@ class WeightRegularizer:
             self.coherence.shrink(self.weights, thresholds)
             return
         for w, threshold in zip(self.weights, thresholds):
-            w.sub_(w.clamp(-threshold, threshold))
+            soft_threshold_(w, threshold)
 
     def end_epoch(self, history) -> None:
         """Record how often the gate was open."""

@@ -38,7 +38,8 @@ def classifier(**parameters):
 
 def cosine(a, b):
     a, b = (torch.cat([t.flatten() for t in tensors]) for tensors in (a, b))
-    return a @ b / (a.norm() * b.norm())
+    lengths = a.norm() * b.norm()
+    return a @ b / lengths if lengths else lengths  # of zeros: 0
 
 
 def strongest(m, r, threshold):
@@ -118,9 +119,8 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, epochs, ste
                     moved = [m * (w != 0) for m, w in zip(mean, ws)] if l1 else mean
                     c = cosine(moved, [a + b for a, b in zip(moved, r)])
                     most, at = strongest(moved, r, threshold), n
-                    free = [
-                        (w != 0) | (m.abs() > min(most, 1.0) * l1 / n) for w, m in zip(ws, mean)
-                    ]
+                    least = min(most, 1.0) * l1 / n
+                    free = [(w != 0) | (m.abs() > least) for w, m in zip(ws, mean)]
                 share = min(most * n / at, 1.0)
             else:
                 parts = gw, [a + b for a, b in zip(gw, r)]
@@ -184,11 +184,16 @@ def fit_both(blobs, optimizer, measure, threshold, alpha, l1):
     return clf, before.module_, found
 
 
+def as_on_a_device(monkeypatch):
+    monkeypatch.setattr(_coherence, "numbers", _cosines.entries)
+    monkeypatch.setattr(_coherence, "number", lambda x: x)
+
+
 @pytest.fixture(params=["numbers", "tensors"])
 def arithmetic(request, monkeypatch):
     """With numbers, as on the CPU, and with tensors and large vectors, as on a device."""
     if request.param == "tensors":
-        monkeypatch.setattr(_coherence, "numbers", _cosines.entries)
+        as_on_a_device(monkeypatch)
         monkeypatch.setattr(_cosines, "_SMALL", 0)
 
 
@@ -617,12 +622,12 @@ def test_a_fit_goes_on_elsewhere_than_it_began(blobs, monkeypatch):
     X, y = blobs
     clf = classifier(coherence_threshold=0.3, l1=2.0)
     with monkeypatch.context() as device:
-        device.setattr(_coherence, "numbers", _cosines.entries)
+        as_on_a_device(device)
         clf.partial_fit(X, y, classes=np.unique(y))
     want = copy.deepcopy(clf)
     clf = pickle.loads(pickle.dumps(clf)).partial_fit(X, y)
     with monkeypatch.context() as device:
-        device.setattr(_coherence, "numbers", _cosines.entries)
+        as_on_a_device(device)
         want.partial_fit(X, y)
     for name in ("coherence", "regularized"):
         assert clf.history_[-1, name] == pytest.approx(want.history_[-1, name])
