@@ -1,7 +1,7 @@
 """What gradient-coherent regularisation costs: a step over that of the plain regulariser.
 
-784-300-100-10 or a convolutional net in mini-batches of 128, and smaller nets in smaller ones;
-without penalties and with each.
+784-300-100-10 or a convolutional net in mini-batches of 128, and these and other nets in smaller
+ones; without penalties and with each.
 
     OMP_NUM_THREADS=1 python benchmarks/coherent_cost.py [--repeats 11] [--only NAME]
 """
@@ -69,6 +69,12 @@ TRAINED = {
     ),
     "estimator, SGD, mini-batches of 32": partial(estimator, "sgd", batch_size=32),
     "estimator, Adam, mini-batches of 32": partial(estimator, "adam", batch_size=32),
+    "estimator, SGD, 784-512-512-10, mini-batches of 64": partial(
+        estimator, "sgd", (512, 512), batch_size=64
+    ),
+    "estimator, Adam, 784-512-512-10, mini-batches of 64": partial(
+        estimator, "adam", (512, 512), batch_size=64
+    ),
     "estimator, SGD, 64-100-100-10, mini-batches of 64, dropout": partial(
         estimator, "sgd", (100, 100), batch_size=64, dropout=0.2
     ),
