@@ -29,7 +29,11 @@ TREND_DECAY = 0.9
 """Decay of the running mean of gradients, of each step."""
 
 RENEWAL = 4
-"""Steps from one look at the trend to the next: a mean of about ten steps changes slowly."""
+"""Steps from one look at the trend to the next: a mean of about ten steps changes slowly, but a
+share that is older lets the regulariser overshoot, and the network may not recover."""
+
+HOLDING = 8
+"""Steps for which the same weights are held at zero."""
 
 FLUSHING = 256
 """Steps from one search for means that have all but vanished to the next: by then the others are
@@ -53,9 +57,9 @@ class CoherenceGate:
     With "total" and "batch" the regulariser acts in full where ``c >= threshold``, else not at
     all. With "trend" it acts with its strongest share `s` in [0, 1] for which
     ``cos(m, m + s ∇R) >= threshold``, and a weight that L1 has set to zero stays zero until
-    ``|m_i|`` exceeds L1's strength times `s`; both are found anew every fourth step, and until
-    then hold for the mini-batch's size at that step. With L1, `m` in the cosine is that of the
-    weights that are not zero: of those that L1 moves.
+    ``|m_i|`` exceeds L1's strength times `s`; `s` is found anew every fourth step, such weights
+    every eighth, and until then they hold for the mini-batch's size at that step. With L1, `m` in
+    the cosine is that of the weights that are not zero: of those that L1 moves.
 
     Parameters
     ----------
@@ -137,8 +141,9 @@ class CoherenceGate:
         gradients = [_gradient(w) for w in weights]
         if self.measure == "trend":
             self._follow(gradients)
-            if (self._n_steps - 1) % RENEWAL == 0 or self._mixture != _mixture(alpha, l1):
-                self._look(weights, alpha, l1)
+            steps, changed = self._n_steps - 1, self._mixture != _mixture(alpha, l1)
+            if changed or steps % RENEWAL == 0:
+                self._look(weights, alpha, l1, anew=changed or steps % HOLDING == 0)
             self.share_ = _at_most_one(self._strongest / (alpha + l1 or 1.0))
         else:
             self._coherence, self._halves = self._halves, None
@@ -160,16 +165,18 @@ class CoherenceGate:
         share = (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps)
         torch._foreach_lerp_(self._mean, gradients, share)
 
-    def _look(self, weights: list[Tensor], alpha: float, l1: float) -> None:
-        """Find the strength that the trend allows, and the weights that may differ from zero."""
+    def _look(self, weights: list[Tensor], alpha: float, l1: float, anew: bool) -> None:
+        """Find the strength that the trend allows, and `anew` which weights are held at zero."""
         self._mixture = _mixture(alpha, l1)
-        products, sizes = _products_of_nonzero(self._mean, weights, alpha, l1)
+        sizes: list[Tensor] | None = [] if anew else None
+        products = _products_of_nonzero(self._mean, weights, alpha, l1, sizes)
         self._coherence = cosine_of_sum(*products)
         share = strongest_share(*products, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)
-        least = _at_most_one(share) * l1
-        free = [size.gt_(least) for size in sizes]  # in numbers: bools take longer
-        self._free = [None if _surely_ones(f) else f for f in free]
+        if sizes is not None:
+            least = _at_most_one(share) * l1
+            free = [size.gt_(least) for size in sizes]  # in numbers: bools take longer
+            self._free = [None if _surely_ones(f) else f for f in free]
 
     def shrink(self, weights: list[Tensor], thresholds: list[float]) -> None:
         """Take L1's proximal step, of these thresholds times `share_`."""
@@ -237,25 +244,30 @@ def _products(gradients: list[Tensor], weights: list[Tensor], alpha: float, l1: 
 
 
 def _products_of_nonzero(
-    means: list[Tensor], weights: list[Tensor], alpha: float, l1: float
-) -> tuple[Products, list[Tensor]]:
-    """The same of the weights that L1 moves, and ``|m|``, made larger where these are.
+    means: list[Tensor],
+    weights: list[Tensor],
+    alpha: float,
+    l1: float,
+    sizes: list[Tensor] | None,
+) -> Products:
+    """The same of the weights that L1 moves; `sizes` gets ``|m|``, made larger where these are.
 
     Few passes over memory: the sign of the weights becomes the mean that counts.
     """
     if not l1:
-        return _products(means, weights, alpha, l1), []
-    gg, gr, rr, sizes = 0.0, 0.0, 0.0, []
+        return _products(means, weights, alpha, l1)
+    gg = gr = rr = 0.0
     for m, w in zip(means, weights):
         shape, m, w = w.shape, m.flatten(), w.flatten()
         sign = w.sign()
         pull = _pull(w, sign, alpha, l1)
         rr += _dot(pull, pull)
-        sizes.append(m.abs().addcmul_(sign, sign, value=2 * l1).view(shape))
+        if sizes is not None:
+            sizes.append(m.abs().addcmul_(sign, sign, value=2 * l1).view(shape))
         along = sign.mul_(m)
         gg += _dot(along, along)
         gr += _dot(m, pull) if alpha else number(along.sum())
-    return (gg, l1 * gr, l1 * (l1 * rr)), sizes
+    return gg, l1 * gr, l1 * (l1 * rr)
 
 
 def _pull(w: Tensor, sign: Tensor, alpha: float, l1: float) -> Tensor:

@@ -119,6 +119,7 @@ def coherent_descent(module, X, y, *, alpha, l1, threshold, measure, epochs, ste
                     moved = [m * (w != 0) for m, w in zip(mean, ws)] if l1 else mean
                     c = cosine(moved, [a + b for a, b in zip(moved, r)])
                     most, at = strongest(moved, r, threshold), n
+                if len(past.steps) % 8 == 1:
                     least = min(most, 1.0) * l1 / n
                     free = [(w != 0) | (m.abs() > least) for w, m in zip(ws, mean)]
                 share = min(most * n / at, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_mgs._coherence import RENEWAL, TREND_DECAY, flushed
+from sklearn_mgs._coherence import HOLDING, RENEWAL, TREND_DECAY, flushed
 from sklearn_mgs._cosines import cosine_of_sum, entries, inner_products, strongest_share
 
 __all__ = ["BatchedGate"]
@@ -74,8 +74,7 @@ class BatchedGate:
         share = strongest_share(mm / missing**2, mr / missing, rr, self.threshold)
         share = share[:, None, None]
         self.strongest = share * _strength(alpha, l1)
-        self.free = None
-        if l1 is not None:
+        if l1 is not None and (self.n_steps - 1) % HOLDING == 0:
             least = share.clamp(max=1.0) * (l1 * missing)
             self.free = [(w != 0) | (m.abs() > least) for w, m in zip(weights, self.sums)]
 
