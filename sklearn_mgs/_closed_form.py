@@ -27,16 +27,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_mgs._closed_form_pass import ACTIVATIONS, Draws, Pass, draw, forward
+from sklearn_mgs._closed_form_pass import ACTIVATIONS, Draws, Pass, draw, forward, is_known
 from sklearn_mgs._closed_form_penalty import JacobianPenalty, KernelPenalty
 from sklearn_mgs._data import Batch
 from sklearn_mgs._half_rows import HalfRows
 from sklearn_mgs._loss_gradient import LossGradient
 from sklearn_mgs._module import MLP
 from sklearn_mgs._objective import Objective, Terms
-from sklearn_mgs.gram._reduce import divisor
+from sklearn_mgs.gram._reduce import divisor, is_autocasting
 
 __all__ = ["ClosedForm"]
+
+MANY = 256
+"""Samples up to which the kernel's matrix costs less than autograd's passes."""
 
 
 class ClosedForm:
@@ -53,34 +56,47 @@ class ClosedForm:
     def __init__(self, objective: Objective, module: MLP):
         self.objective = objective
         self.linears = module.linears
-        self.activations = [ACTIVATIONS[type(m)] for m in module if type(m) in ACTIVATIONS]
-        self._dropouts = [m for m in module if type(m) is nn.Dropout]
+        self.activations, self._dropouts = [], []
+        for m in module:
+            if type(m) in ACTIVATIONS:
+                self.activations.append(ACTIVATIONS[type(m)])
+                self._dropouts.append(None)
+            elif type(m) is nn.Dropout:
+                self._dropouts[-1] = m
         self.weights = None
         if objective.mgs_strength:
             names = [f"linear{i}" for i in range(len(self.linears))]
             self.weights = [objective.penalty.layer_weights_.get(name) for name in names]
         random = self.weights is not None and objective.penalty.outputs == "random"
-        draws = (objective.input_noise, objective.jacobian_strength, self._dropouts, random)
+        draws = (objective.input_noise, objective.jacobian_strength, *self._dropouts, random)
         self.has_random_outputs, self.is_random = random, any(draws)
         self.no_draws = Draws(None, [None] * len(self.activations), [], None, [])
 
     @staticmethod
     def covers(objective: Objective, module: nn.Module) -> bool:
-        """Whether this is the objective's gradient: no hooks or other modules, no parameters
-        that are not trained, and no exact input Jacobian.
+        """Whether this is the objective's gradient: no changed module, no parameters that are not
+        trained, no hooks, no exact input Jacobian, no autocasting.
         """
-        if objective.jacobian_strength and objective.exact:
+        if not is_known(module) or (objective.jacobian_strength and objective.exact):
             return False
-        if not all(p.requires_grad for p in module.parameters()):
+        if is_autocasting(next(module.parameters()).device):
             return False
-        if not isinstance(module, MLP) or any(map(_watched, module.modules())):
-            return False
-        return all(type(m) in (*ACTIVATIONS, nn.Linear, nn.Dropout) for m in module)
+        return not any(map(_watched, (*module.modules(), *module.parameters())))
+
+    def suits(self, n: int) -> bool:
+        """Whether autograd takes no less time for a mini-batch of n samples.
+
+        The centred trace is a sum over samples for autograd, and here one over pairs.
+        """
+        penalty = self.objective.penalty
+        if self.weights is None or penalty.metric != "trace" or not penalty.centered:
+            return True
+        return min(n, self.objective.mgs_batch_size or n) <= MANY
 
     @property
     def dropout_rates(self) -> list[float]:
         """Of each hidden layer."""
-        return [m.p if m.training else 0.0 for m in self._dropouts]
+        return [m.p if m is not None and m.training else 0.0 for m in self._dropouts]
 
     @torch.no_grad()
     def backward(self, batch: Batch, halves: list[Tensor] | None = None) -> Terms:
@@ -223,9 +239,18 @@ def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     return total
 
 
-def _watched(module: nn.Module) -> bool:
-    """Whether somebody hooked into the module: hooks only see a real forward pass."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _watched(part: nn.Module | nn.Parameter) -> bool:
+    """Whether somebody hooked into it: hooks only see autograd's passes."""
+    return any(getattr(part, name, None) for name in _HOOKS)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_post_accumulate_grad_hooks",
+)
 
 
 def _averaged(losses: Tensor, G: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

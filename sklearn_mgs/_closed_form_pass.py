@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_mgs._half_rows import HalfRows
+from sklearn_mgs._module import MLP
 from sklearn_mgs.gram._outputs import drawn
 
-__all__ = ["ACTIVATIONS", "Draws", "Pass", "draw", "forward"]
+__all__ = ["ACTIVATIONS", "Draws", "Pass", "draw", "forward", "is_known"]
 
 
 class _Activation:
@@ -64,6 +65,27 @@ class _Sigmoid(_Activation):
 
 ACTIVATIONS = {nn.Identity: _Identity, nn.ReLU: _ReLU, nn.Tanh: _Tanh, nn.Sigmoid: _Sigmoid}
 """What is known of each activation module."""
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether it is an `MLP` as it was built, all of which is trained."""
+    if not isinstance(module, MLP) or type(module).forward is not nn.Sequential.forward:
+        return False
+    if "forward" in vars(module) or not all(p.requires_grad for p in module.parameters()):
+        return False
+    kinds = [_kind(m) for m in module]
+    kinds = [k for k, before in zip(kinds, ["", *kinds]) if (before, k) != ("a", "d")]
+    n_linear = kinds.count("l")
+    weights = {id(p) for linear in module.linears for p in (linear.weight, linear.bias)}
+    in_turn = kinds == [*"la" * (n_linear - 1), "l"]
+    return in_turn and len(weights) == 2 * n_linear and id(None) not in weights
+
+
+def _kind(module: nn.Module) -> str:
+    """A letter for a linear layer, an activation, dropout or something else."""
+    if type(module) in ACTIVATIONS:
+        return "a"
+    return {nn.Linear: "l", nn.Dropout: "d"}.get(type(module), "?")
 
 
 @dataclass
@@ -186,6 +208,8 @@ def _mask(rate: float, n: int, linear: nn.Linear, like: Tensor) -> Tensor | None
     """Dropout's factors, drawn as torch draws them on the CPU."""
     if not rate:
         return None
+    if rate == 1:
+        return like.new_zeros(n, linear.out_features)
     return like.new_empty(n, linear.out_features).bernoulli_(1 - rate).div_(1 - rate)
 
 

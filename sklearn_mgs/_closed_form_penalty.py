@@ -248,8 +248,8 @@ class _KernelShare:
         self.A, self.omega = A, omega
         self.units = [d.shape[1] for d in D]
         self.D = [d.reshape(len(d) // k, -1) for d in D]  # a sample's k rows are one
-        self.AA = [(a @ a.mT).add_(1) for a in A]
-        self.DD = [d @ d.mT for d in self.D]
+        self.AA = [None if w is None else (a @ a.mT).add_(1) for a, w in zip(A, omega)]
+        self.DD = [None if w is None else d @ d.mT for d, w in zip(self.D, omega)]
 
     def value(self, objective, targets, weight, n_outputs, blocks) -> Tensor:
         """The value; its adjoint, twice over, is kept in ``S``."""
@@ -299,8 +299,8 @@ def _det_and_adjoint(K: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
     eye = torch.eye(n, dtype=K.dtype, device=K.device)
     L, _ = torch.linalg.cholesky_ex(K + shift * eye, check_errors=False)
     m = (2 * L.diagonal().log().mean()).exp()
-    inverse = torch.cholesky_inverse(L)
-    return m, (m / n) * (inverse + (jitter * inverse.diagonal().mean()) * eye)
+    inverse = m * torch.cholesky_inverse(L)  # the inverse alone may overflow where K is zero
+    return m, (inverse + (jitter * inverse.diagonal().mean()) * eye) / n
 
 
 def _is_plain_trace(penalty) -> bool:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_mgs._closed_form_pass import ACTIVATIONS
 from sklearn_mgs._module import MLP
 from sklearn_mgs.gram import linear_gram
 
-__all__ = ["covers", "mlp_gram"]
-
-
-def covers(module: nn.Module) -> bool:
-    """Whether `mlp_gram` computes this module's kernel: an `MLP` all of which is trained."""
-    known = {*ACTIVATIONS, nn.Linear, nn.Dropout}
-    return (
-        isinstance(module, MLP)
-        and all(type(part) in known for part in module)
-        and all(p.requires_grad for p in module.parameters())
-    )
+__all__ = ["mlp_gram"]
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ class MLPNet(NeuralNet):
         norm, gate = self.regularizer.squared_norm(), self.regularizer.coherence
         if gate is None or not gate.compares_halves(batch):
             terms = self._backward(batch)
-        elif self.closed_form_ is not None and not self.compile:
+        elif self._is_closed(batch.n_samples) and not self.compile:
             halves = []
             terms = self.closed_form_.backward(batch, halves)
             gate.compare_products(inner_products_of_pairs(halves))
@@ -142,6 +142,9 @@ class MLPNet(NeuralNet):
             "y_pred": terms.outputs,
         }
 
+    def _is_closed(self, n: int) -> bool:
+        return self.closed_form_ is not None and self.closed_form_.suits(n)
+
     def _backward(self, batch: Batch):
         """Terms of the objective; its gradient is left in the parameters."""
         if self.compile:
@@ -149,7 +152,7 @@ class MLPNet(NeuralNet):
         return self._uncompiled(batch)
 
     def _uncompiled(self, batch: Batch):
-        if self.closed_form_ is not None:
+        if self._is_closed(batch.n_samples):
             return self.closed_form_.backward(batch)
         terms = self.criterion_(self.module_, batch)
         terms.total.backward()
@@ -160,7 +163,7 @@ class MLPNet(NeuralNet):
         criterion, module = self.criterion_, self.module_
         covered = ClosedForm.covers(criterion, module)
         self.closed_form_ = ClosedForm(criterion, module) if covered else None
-        settings = (copy.copy(criterion), covered)
+        settings = (copy.copy(criterion), covered, [getattr(m, "p", None) for m in module])
         if self.compile and (self.compiled_ is None or self.compiled_.settings != settings):
             self.compiled_ = CompiledPasses(self._recorded, module, settings)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sklearn_mgs._data import Batch
+from sklearn_mgs.gram._outputs import drawn
 from sklearn_mgs.gram._reduce import divisor
 from sklearn_mgs.penalty import MGSPenalty
 
@@ -156,7 +157,7 @@ class Objective:
         """Evaluate the terms; gradients flow from ``total`` and, apart, from ``data_loss``."""
         X, mgs = batch.X, None
         if self.input_noise:
-            X = X + self.input_noise * torch.randn_like(X)
+            X = X + self.input_noise * drawn(tuple(X.shape), X, None)
         if self.jacobian_strength:
             X = X.detach().requires_grad_()
         if self._shares_forward(batch):

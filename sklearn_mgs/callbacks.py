@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from sklearn_mgs._agreement import agreement
+from sklearn_mgs._closed_form_pass import is_known
 from sklearn_mgs._data import Samples
 from sklearn_mgs._kernel_metrics import kernel_metrics
-from sklearn_mgs._mlp_gram import covers, mlp_gram
+from sklearn_mgs._mlp_gram import mlp_gram
 from sklearn_mgs._resolve import resolved
 from sklearn_mgs.gram import METRICS
 from sklearn_mgs.gram._factorizer import Factorizer
@@ -285,7 +286,7 @@ class _Kernel:
         # Finding out how to take a module's gradients can cost more than taking them.
         trained = [p.requires_grad for p in self.parameters]
         if self.trained != trained:
-            self.trained, self.closed_form = trained, covers(self.module)
+            self.trained, self.closed_form = trained, is_known(self.module)
             self.factorizer = None if self.closed_form else self._factorizer()
         if self.closed_form:
             return mlp_gram(self.module, self.X)

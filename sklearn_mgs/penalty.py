@@ -189,7 +189,7 @@ class MGSPenalty:
                 self.scale_, size = self._at_start(factorizer, n, targets, sample_weight)
         # What centred gradients leave of nothing.
         rounding = 100 * torch.finfo(size.dtype).eps * size
-        if not (self.scale_.isfinite() and self.scale_ > rounding):
+        if not (self.scale_.isfinite() and self.scale_ > rounding and size > 0):
             raise ValueError(
                 f"The {self.metric} of the kernel at initialisation is {float(self.scale_)} on "
                 f"n_samples={n}, so the penalty can't be measured in units of it. Check X, "

@@ -2,10 +2,15 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_classification
 
+from sklearn_mgs import MLPClassifier, _closed_form
 from sklearn_mgs._closed_form import ClosedForm
+from sklearn_mgs._closed_form_pass import is_known
+from sklearn_mgs._closed_form_penalty import _det_and_adjoint
 from sklearn_mgs._data import Batch
 from sklearn_mgs._module import ACTIVATIONS, MLP
 from sklearn_mgs._objective import Objective
@@ -169,13 +174,99 @@ def test_what_is_not_covered():
     module = network(UNITS["one"], "relu")
     assert ClosedForm.covers(Objective("log_loss"), module)
     assert not ClosedForm.covers(Objective("log_loss", jacobian_strength=0.1, exact=True), module)
-    module.linears[0].bias.requires_grad_(False)  # is not trained
-    assert not ClosedForm.covers(Objective("log_loss"), module)
-    module.linears[0].bias.requires_grad_(True)
-    assert not ClosedForm.covers(Objective("log_loss"), torch.nn.Sequential(*module))
-    handle = module.linears[0].register_forward_hook(lambda *args: None)
-    assert not ClosedForm.covers(Objective("log_loss"), module)
-    handle.remove()
+    for add in (
+        module.linears[0].register_forward_hook,
+        module.register_full_backward_pre_hook,
+        module.linears[0].bias.register_hook,
+        module.linears[1].weight.register_post_accumulate_grad_hook,
+    ):
+        handle = add(lambda *args: None)
+        assert not ClosedForm.covers(Objective("log_loss"), module)
+        handle.remove()
+        assert ClosedForm.covers(Objective("log_loss"), module)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not ClosedForm.covers(Objective("log_loss"), module)
+
+
+def freeze(module):
+    module.linears[0].bias.requires_grad_(False)
+
+
+def tie(module):
+    module.linears[1].weight = module.linears[0].weight
+
+
+def replace_forward(module):
+    module.forward = lambda X: X
+
+
+CHANGES = {
+    "frozen": freeze,
+    "another activation": lambda m: setattr(m, "activation0", torch.nn.GELU()),
+    "dropout replaced": lambda m: setattr(m, "dropout0", torch.nn.Identity()),
+    "layer added": lambda m: m.append(torch.nn.Dropout()),
+    "dropout twice": lambda m: setattr(m, "linear1", torch.nn.Dropout()),
+    "no bias": lambda m: setattr(m.linears[0], "bias", None),
+    "tied weights": tie,
+    "another forward": replace_forward,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_network_is_left_to_autograd(change):
+    module = MLP([4, 4, 4, 4], dropout=0.3)
+    assert is_known(module)
+    change(module)
+    assert not is_known(module)
+    assert not is_known(torch.nn.Sequential(torch.nn.Linear(4, 3)))
+
+
+def test_dropout_taken_out_of_one_layer():
+    batch = mini_batch("log_loss", UNITS["three"], False)
+    module = network(UNITS["three"], "tanh", 0.3)
+    del module.dropout1
+    compare(Objective("log_loss", jacobian_strength=0.2), module, batch)
+
+
+def test_dropout_of_everything():
+    batch = mini_batch("log_loss", UNITS["three"], False)
+    module = network(UNITS["three"], "tanh", 0.3)
+    module.dropout0.p = 1.0
+    compare(Objective("log_loss"), module, batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_det_of_a_kernel_of_zeros(dtype):
+    m, S = _det_and_adjoint(torch.zeros(6, 6, dtype=dtype), 1e-6)
+    assert 0 <= m < 1e-30
+    torch.testing.assert_close(
+        S.diagonal(), torch.full((6,), 1 / 6, dtype=dtype), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("halves", [None, "batch"])
+def test_the_centred_trace_of_many_samples_is_left_to_autograd(monkeypatch, halves):
+    """A matrix of all pairs would cost more; the fit is the same."""
+    X, y = make_classification(90, 5, random_state=0)
+    gate = {"coherence_threshold": 0.1, "coherence": halves} if halves else {}
+    options = {"mgs_strength": 0.3, "mgs_centered": True, "batch_size": 30, "max_iter": 3, **gate}
+    fits = {}
+    for many in (4, 256):
+        monkeypatch.setattr(_closed_form, "MANY", many)
+        fits[many] = MLPClassifier((6,), random_state=0, dropout=0.2, **options).fit(X, y)
+        assert fits[many].net_.closed_form_.suits(30) is (many == 256)
+    for a, b in zip(fits[4].coefs_, fits[256].coefs_):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_noise_does_not_depend_on_the_order_in_memory():
+    module, batch = network(UNITS["one"], "tanh"), mini_batch("log_loss", UNITS["one"], False)
+    values = []
+    for X in (batch.X, batch.X.mT.contiguous().mT):
+        torch.manual_seed(0)
+        objective = Objective("log_loss", input_noise=0.3)
+        values.append(objective(module, batch._replace(X=X)).total.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-14)
 
 
 @pytest.mark.parametrize("halves", [False, True], ids=["whole", "halves"])

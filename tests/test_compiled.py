@@ -85,6 +85,15 @@ def test_warm_start_with_another_strength_is_compiled_anew(blobs, recorded):
     torch.testing.assert_close(*map(weights, fits), rtol=1e-10, atol=1e-10)
 
 
+def test_another_rate_of_dropout_is_compiled_anew(blobs, recorded):
+    fits = []
+    for compile in (False, True):
+        clf = MLPClassifier(**SMALL, warm_start=True, compile=compile, dropout=0.2).fit(*blobs)
+        clf.module_.dropout0.p = 0.8
+        fits.append(clf.fit(*blobs))
+    torch.testing.assert_close(*map(weights, fits), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_recording_of_any_module_is_its_step(name, recorded):
     module, X, _ = build(name)

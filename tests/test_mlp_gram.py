@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_mgs._mlp_gram import covers, mlp_gram
+from sklearn_mgs._mlp_gram import mlp_gram
 from sklearn_mgs._module import ACTIVATIONS, MLP
 from sklearn_mgs.gram import gram_matrix
 
@@ -32,13 +32,3 @@ def test_dropout_is_off():
     plain, dropped = network((4, 5, 3)), network((4, 5, 3), dropout=0.5)
     X = torch.ones(3, 4, dtype=torch.float64)
     assert torch.equal(mlp_gram(dropped.train(), X), mlp_gram(plain, X))
-
-
-def test_what_it_covers():
-    assert covers(network((4, 5, 3), dropout=0.5))
-    frozen, changed = network((4, 5, 3)), network((4, 5, 3))
-    frozen[0].bias.requires_grad_(False)
-    changed[1] = nn.GELU()
-    assert not covers(frozen)
-    assert not covers(changed)
-    assert not covers(nn.Sequential(nn.Linear(4, 3)))

@@ -325,6 +325,8 @@ def test_messages(problem):
         MGSPenalty().record(module)
     with pytest.raises(ValueError, match=r"trace of the kernel at initialisation is 0\.0"):
         MGSPenalty(layers="first").calibrate(zero(module), X)
+    with pytest.raises(ValueError, match=r"det of the kernel at initialisation is"):
+        MGSPenalty("det", layers="first").calibrate(zero(module), X)
     with pytest.raises(ValueError, match="at initialisation is nan"):
         MGSPenalty().calibrate(module, X * torch.nan)
 
