@@ -30,6 +30,13 @@ def mlp_net():
     return nn.Sequential(*layers)
 
 
+def small_net(normalised=False):
+    """64-100-100-10 as a module of one's own."""
+    norm = (nn.BatchNorm1d(100),) if normalised else ()
+    hidden = nn.Linear(64, 100), *norm, nn.ReLU(), nn.Linear(100, 100), nn.ReLU()
+    return nn.Sequential(*hidden, nn.Linear(100, 10))
+
+
 def estimator(solver, hidden=(300, 100), **params):
     """784-300-100-10, mini-batches of 128."""
     params = {"alpha": 0.0, "batch_size": 128, **params}
@@ -41,7 +48,7 @@ def skorch_net(module, optimizer, **params):
     torch.manual_seed(0)
     options = {"criterion": nn.CrossEntropyLoss, "train_split": None, "verbose": 0, "lr": 0.01}
     options |= {"optimizer": optimizer, "batch_size": 128, "max_epochs": 1}
-    return MGSNeuralNetClassifier(module, **options, **params)
+    return MGSNeuralNetClassifier(module, **options | params)
 
 
 SGD, ADAM = torch.optim.SGD, torch.optim.Adam
@@ -75,9 +82,6 @@ TRAINED = {
     "estimator, Adam, 784-512-512-10, mini-batches of 64": partial(
         estimator, "adam", (512, 512), batch_size=64
     ),
-    "estimator, SGD, 64-100-100-10, mini-batches of 64, dropout": partial(
-        estimator, "sgd", (100, 100), batch_size=64, dropout=0.2
-    ),
     "estimator, SGD, MGS as by default": partial(estimator, "sgd", mgs_strength=0.1),
     "estimator, SGD, MGS det": partial(estimator, "sgd", mgs_metric="det", **PLAIN),
     "estimator, SGD, input noise": partial(estimator, "sgd", input_noise=0.1),
@@ -89,6 +93,34 @@ TRAINED = {
     "skorch-level conv net, SGD": partial(skorch_net, conv_net, SGD),
     "skorch-level conv net, Adam": partial(skorch_net, conv_net, ADAM),
 }
+SMALL = {
+    "dropout": {"dropout": 0.2},
+    "input noise": {"input_noise": 0.1},
+    "input Jacobian": {"jacobian_strength": 0.01},
+    "loss gradient": {"gradient_strength": 0.01},
+    "MGS as by default": {"mgs_strength": 0.1},
+    "MGS of random outputs": {"mgs_strength": 0.1, "mgs_outputs": "random"},
+    "MGS of all outputs": {**PLAIN, "mgs_outputs": "all"},
+    "MGS centred": {**PLAIN, "mgs_centered": True},
+    "MGS det": {**PLAIN, "mgs_metric": "det"},
+    "MGS as by default, dropout": {"mgs_strength": 0.1, "dropout": 0.2},
+    "MGS as by default, loss gradient": {"mgs_strength": 0.1, "gradient_strength": 0.01},
+}
+for terms, parameters in SMALL.items():
+    TRAINED[f"estimator, Adam, 64-100-100-10, mini-batches of 64, {terms}"] = partial(
+        estimator, "adam", (100, 100), batch_size=64, **parameters
+    )
+TRAINED["estimator, Adam, 64-100-100-10, mini-batches of 32, MGS as by default"] = partial(
+    estimator, "adam", (100, 100), batch_size=32, mgs_strength=0.1
+)
+for terms, module, parameters in (
+    ("", small_net, {}),
+    (", MGS trace", small_net, PLAIN),
+    (", batch normalisation", partial(small_net, normalised=True), {}),
+):
+    TRAINED[f"skorch-level MLP, Adam, 64-100-100-10, mini-batches of 64{terms}"] = partial(
+        skorch_net, module, ADAM, batch_size=64, **parameters
+    )
 for penalty, parameters in PENALTIES.items():
     TRAINED[f"estimator, SGD, {penalty}"] = partial(estimator, "sgd", **parameters)
 for level, module in (("MLP", mlp_net), ("conv net", conv_net)):
