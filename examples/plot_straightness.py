@@ -186,7 +186,7 @@ REGULARISERS = {
     "loss gradient": {"gradient_strength": 0.3},
     "early stopping": {"early_stopping": True},
     "coherent L2": {"alpha": 10, "coherence_threshold": 0.5},
-    "coherent L1": {"l1": 10, "coherence_threshold": 0.2},
+    "coherent L1": {"l1": 10, "coherence_threshold": 0.1},
     "MGS": {"mgs_strength": 0.3},
     "MGS det": {"mgs_strength": 0.1, "mgs_metric": "det"},
 }
