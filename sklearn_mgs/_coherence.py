@@ -79,7 +79,8 @@ class CoherenceGate:
         self.measure = measure
         self._halves: Number | None = None  # cosine of the halves, from their passes to `decide`
         self._coherence: Number | None = None  # as last measured
-        self._mean: list[Tensor] = []  # running mean of gradients
+        self._mean: list[Tensor] = []  # running mean of gradients; empty while Adam lends its own
+        self._shapes: list[torch.Size] = []  # of the weights that it is of
         self._strongest: Number = 0.0  # strength that the trend allows
         self._free: list[Tensor | None] = []  # 0 where a weight is held at zero, else 1
         self._mixture: float | None = None  # of L1 and L2, for which these were found
@@ -88,8 +89,8 @@ class CoherenceGate:
         self._shares: list[Number] = []
 
     def goes_on_with(self, weights: list[Tensor]) -> bool:
-        """Whether the running mean, if there is one, is of such weights."""
-        return not self._mean or [m.shape for m in self._mean] == [w.shape for w in weights]
+        """Whether what is remembered, if anything, is of such weights."""
+        return not self._shapes or self._shapes == [w.shape for w in weights]
 
     def compares_halves(self, batch: Batch) -> bool:
         """Whether the gradients of this mini-batch's halves are to be compared."""
@@ -136,14 +137,23 @@ class CoherenceGate:
             p.grad = a.lerp_(b, shares[1])
         return results
 
-    def decide(self, weights: list[Tensor], alpha: float, l1: float) -> None:
-        """Set `share_` from the gradients, and add L2's gradient."""
+    def decide(self, weights: list[Tensor], alpha: float, l1: float, adam=None) -> None:
+        """Set `share_` from the gradients, and add L2's gradient.
+
+        `adam` may lend its own running mean of gradients, which is that of ∇L without L2.
+        """
         gradients = [_gradient(w) for w in weights]
         if self.measure == "trend":
-            self._follow(gradients)
-            steps, changed = self._n_steps - 1, self._mixture != _mixture(alpha, l1)
+            lent = adam is not None and not self._mean and adam.lends(TREND_DECAY, self._n_steps)
+            if lent and alpha:
+                self._mean = adam.running_mean(weights)
+            if not lent or alpha:
+                self._follow(gradients)
+            steps, changed = self._n_steps, self._mixture != _mixture(alpha, l1)
+            self._n_steps += 1
             if changed or steps % RENEWAL == 0:
-                self._look(weights, alpha, l1, anew=changed or steps % HOLDING == 0)
+                means = self._mean or adam.running_mean(weights, gradients)
+                self._look(means, weights, alpha, l1, anew=changed or steps % HOLDING == 0)
             self.share_ = _at_most_one(self._strongest / (alpha + l1 or 1.0))
         else:
             self._coherence, self._halves = self._halves, None
@@ -158,18 +168,18 @@ class CoherenceGate:
 
     def _follow(self, gradients: list[Tensor]) -> None:
         """Update the running mean, in which the first steps count as much as they should."""
-        if not self._mean:
+        if not self._mean:  # from the start, or where Adam has begun anew
             self._mean = [torch.zeros_like(g) for g in gradients]
+            self._n_steps = 0
         self._mean = flushed(self._mean, self._n_steps)
-        self._n_steps += 1
-        share = (1 - TREND_DECAY) / (1 - TREND_DECAY**self._n_steps)
+        share = (1 - TREND_DECAY) / (1 - TREND_DECAY ** (self._n_steps + 1))
         torch._foreach_lerp_(self._mean, gradients, share)
 
-    def _look(self, weights: list[Tensor], alpha: float, l1: float, anew: bool) -> None:
+    def _look(self, means, weights: list[Tensor], alpha: float, l1: float, anew: bool) -> None:
         """Find the strength that the trend allows, and `anew` which weights are held at zero."""
-        self._mixture = _mixture(alpha, l1)
+        self._mixture, self._shapes = _mixture(alpha, l1), [w.shape for w in weights]
         sizes: list[Tensor] | None = [] if anew else None
-        products = _products_of_nonzero(self._mean, weights, alpha, l1, sizes)
+        products = _products_of_nonzero(means, weights, alpha, l1, sizes)
         self._coherence = cosine_of_sum(*products)
         share = strongest_share(*products, self.threshold)
         self._strongest = share * (alpha + l1 or 1.0)

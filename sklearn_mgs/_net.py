@@ -119,7 +119,7 @@ class MLPNet(NeuralNet):
             named = list(self.module_.named_parameters())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
         with torch.no_grad():
-            regularizer.before_step(batch.weight_sum)
+            regularizer.before_step(batch.weight_sum, optimizer)
             optimizer.step()
             regularizer.after_step(optimizer.param_groups[0]["lr"], batch.weight_sum)
         return step

@@ -64,6 +64,26 @@ class _Adam(torch.optim.Adam):
     # Else torch wraps `step` in a profiler range, at a tenth of a small network's whole step.
     step.hooked = True  # type: ignore[attr-defined]
 
+    def lends(self, decay: float, n_steps: int) -> bool:
+        """Whether its first moments are running means of that decay over so many steps."""
+        return self.t == n_steps and self.param_groups[0]["betas"][0] == decay
+
+    def running_mean(self, weights: list[Tensor], gradients=None) -> list[Tensor]:
+        """First moments as a mean, in which the first steps count as much as they should.
+
+        With gradients as they will be after the step with these.
+        """
+        decay = self.param_groups[0]["betas"][0]
+        states = [self.state.get(w) or {"exp_avg": torch.zeros_like(w)} for w in weights]
+        moments = [state["exp_avg"] for state in states]
+        if gradients is None:
+            return list(torch._foreach_div(moments, 1 - decay**self.t or 1.0))
+        means = list(torch._foreach_lerp(moments, gradients, 1 - decay))
+        complete = 1 - decay ** (self.t + 1)
+        if complete < 1:
+            torch._foreach_div_(means, complete)
+        return means
+
     def _state_lists(self, params):
         """First moments, second moments, no maxima, and step counts, made where missing."""
         for p in params:
@@ -156,10 +176,11 @@ class WeightRegularizer:
         return total
 
     @torch.no_grad()
-    def before_step(self, n: float) -> None:
+    def before_step(self, n: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Add L2's gradient."""
         if self.coherence is not None:
-            self.coherence.decide(self.weights, self.alpha / n, self.l1 / n)
+            adam = optimizer if isinstance(optimizer, _Adam) else None
+            self.coherence.decide(self.weights, self.alpha / n, self.l1 / n, adam)
         elif self.alpha:
             for w in self.weights:
                 if w.grad is None:  # the pass did not come by

@@ -10,7 +10,14 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from sklearn_mgs import MGSNeuralNetClassifier, MLPClassifier, MLPRegressor, _coherence, _cosines
+from sklearn_mgs import (
+    MGSNeuralNetClassifier,
+    MLPClassifier,
+    MLPRegressor,
+    _coherence,
+    _cosines,
+    _optimizer,
+)
 from sklearn_mgs._halves import HalvesTape, one_pass_suffices
 from sklearn_mgs.gram import gram_matrix
 
@@ -651,6 +658,38 @@ def test_partial_fit_goes_on_with_the_trend(blobs):
         parts.partial_fit(*blobs, classes=[0, 1, 2])
     for a, b in zip(whole.coefs_, parts.coefs_):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("later", [{}, {"alpha": 5.0}, {"l1": 0.5}, {"coherence_threshold": 0.6}])
+def test_the_mean_that_adam_lends_is_the_gates_own(blobs, monkeypatch, later):
+    """Whatever is changed on the way: L2, which Adam's moments would hold, or the gate itself."""
+    X, y = blobs
+    options = {"solver": "adam", "learning_rate_init": 0.01, "l1": 2.0, "dtype": "float64"}
+    fits = []
+    for lends in (True, False):
+        with monkeypatch.context() as patch:
+            if not lends:
+                patch.setattr(_optimizer._Adam, "lends", lambda *args: False)
+            clf = classifier(coherence_threshold=0.3, **options)
+            for changes in ({}, {}, later, {}):
+                clf.set_params(**changes).partial_fit(X, y, classes=np.unique(y))
+            owns = bool(clf.net_.regularizer.coherence._mean)
+            assert owns is (not lends or "alpha" in later or "coherence_threshold" in later)
+            fits.append(clf)
+    for a, b in zip(*(clf.coefs_ for clf in fits)):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_adam_lends_a_mean_of_the_same_decay_and_steps(blobs):
+    clf = classifier(coherence_threshold=0.3, solver="adam", l1=2.0).fit(*blobs)
+    assert not clf.net_.regularizer.coherence._mean
+    other = classifier(coherence_threshold=0.3, solver="adam", l1=2.0, beta_1=0.8).fit(*blobs)
+    assert other.net_.regularizer.coherence._mean
+    clf.net_.regularizer.coherence._n_steps -= 1  # as after an interrupted step
+    clf.partial_fit(*blobs)
+    gate = clf.net_.regularizer.coherence
+    assert gate._mean
+    assert gate._n_steps == clf.net_.optimizer_.t // (BASE["max_iter"] + 1)
 
 
 # ------------------------------------------------------------------------- compression
