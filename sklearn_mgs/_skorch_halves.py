@@ -22,15 +22,17 @@ class ComparesHalves:
 
     def _compare_halves(self, X, y, n, fit_params):
         """Forward and backward passes of a mini-batch; the gate learns how coherent halves are."""
-        layers = self._one_pass_suffices(X, y, n, fit_params)
-        tape = HalvesTape(self.module_, n, self._kernel_size(), layers)
-        if not layers:
+        if self.layers_ is None:  # once an epoch, as the regularised weights are found
+            self.layers_ = self._one_pass_suffices(X, y, n, fit_params)
+        tape = HalvesTape(self.module_, n, self._kernel_size(), self.layers_)
+        if not self.layers_:
             return self._half_passes(X, y, tape, fit_params)
         with tape:
             step = self._with_halves(tape, partial(self._passes, X, y, **fit_params))
         products = tape.products()
         if products is None:  # in training the network takes other ways than when it was tried
-            self.one_pass_ = self.one_pass_[0], []
+            self.layers_ = []
+            self.one_pass_ = self.one_pass_[0], self.layers_
             forget_gradients(self.module_)
             return self._half_passes(X, y, tape, fit_params)
         self.regularizer_.coherence.compare_products(products)

@@ -77,7 +77,7 @@ class _MGSNet(ComparesHalves):
     def _initialize_module(self, reason=None):
         """Forget the penalty: a new module gets a new one, when training begins."""
         self.penalty_ = self.tape_ = self.regularizer_ = self.compiled_ = self.one_pass_ = None
-        self.halves_ = None
+        self.halves_ = self.layers_ = None
         return super()._initialize_module(reason)
 
     def _check_mgs_params(self):
@@ -125,7 +125,7 @@ class _MGSNet(ComparesHalves):
         if self.mgs_strength and not self._is_calibrated():
             self.penalty_ = self._calibrate(iterator.dataset)
             self.asked_outputs_ = self.mgs_outputs
-        self.regularizer_ = self._make_regularizer()
+        self.regularizer_, self.layers_ = self._make_regularizer(), None
         self._prepare_passes()
         self.values_, self.sizes_ = [], []
         super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
@@ -306,8 +306,9 @@ class _MGSNet(ComparesHalves):
 
     def __getstate__(self):
         # What a step leaves behind; the values may live on a device that the reader has not.
-        passing = dict.fromkeys(("compiled_", "halves_", "one_pass_", "tape_", "value_"))
-        return {**super().__getstate__(), **passing, "values_": [], "sizes_": []}
+        passing = "compiled_", "halves_", "layers_", "one_pass_", "tape_", "value_"
+        emptied = {**dict.fromkeys(passing), "values_": [], "sizes_": []}
+        return {**super().__getstate__(), **emptied}
 
 
 def _first(output):
