@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -31,63 +33,41 @@ class HalfRows:
     """
 
     def __init__(self, batch: Batch, size: int | None, even: bool = False):
-        n = batch.n_samples
-        self._added = n // 2 if even and n % 2 else None
-        if self._added is not None:
-            n += 1
+        n = batch.n_samples + (even and batch.n_samples % 2)
         middle = n // 2
         a, b = middle, n - middle
         if size is not None:
             a, b = min(size, a), min(size, b)
-        self._cuts = a, a + b, b + middle
+        self._cuts = a, a + b
         # Where as many rows of the first half lie before as many of the second.
         self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
-        self.n_kernel, self._n = a + b, n
-        weight = batch.sample_weight
-        if self._added is not None:
-            weight = torch.ones_like(batch.X[:, 0]) if weight is None else weight
-            i = self._added
-            weight = torch.cat([weight[:i], weight.new_zeros(1), weight[i:]])
-        self._weight = weight
-        self.batch = batch
-        if self._added is not None or self.n_kernel < n:
-            X, y = self.ordered(batch.X), self.ordered(batch.y)
-            weight = weight if weight is None else self._kernels_first(weight)
+        self.n_kernel, self.batch, self._order = a + b, batch, None
+        self._shares = _shares(batch)
+        if n > batch.n_samples or self.n_kernel < n:
+            self._order, self._back, added = _orders(batch.n_samples, n, a, b, batch.X.device)
+            weight = batch.sample_weight
+            if added is not None:
+                weight = torch.ones_like(batch.X[:, 0]) if weight is None else weight
+            X, y, weight = (
+                None if t is None else self.ordered(t) for t in (batch.X, batch.y, weight)
+            )
+            if added is not None:
+                weight[added] = 0
             self.batch = batch._replace(X=X, y=y, sample_weight=weight, n_samples=n)
 
     def ordered(self, rows: Tensor) -> Tensor:
         """Rows of the mini-batch, in that order."""
-        if self._added is not None:
-            rows = torch.cat([rows[: self._added], rows[:1], rows[self._added :]])
-        return self._kernels_first(rows)
+        return rows if self._order is None else rows.index_select(0, self._order)
 
-    def _kernels_first(self, rows: Tensor) -> Tensor:
-        if self.n_kernel == self._n:
-            return rows
-        a, end, _ = self._cuts
-        b, middle = end - a, self._n // 2
-        parts = rows[:a], rows[middle : middle + b], rows[a:middle], rows[middle + b :]
-        return torch.cat(parts)
+    def restored(self, rows: Tensor) -> Tensor:
+        """Rows of that order, in the order of the mini-batch."""
+        return rows if self._order is None else rows.index_select(0, self._back)
 
     @property
     def blocks(self) -> list[tuple[slice, float | Tensor]]:
         """Rows of each half's kernel, and the half's share of the mini-batch's weight."""
-        n, (a, end, _) = self.batch.n_samples, self._cuts
-        first: int | Tensor = n // 2
-        second: int | Tensor = n - n // 2
-        if self._weight is not None:
-            first, second = (t.sum() for t in self._weight.tensor_split([n // 2]))
-        total = first + second
-        return [(slice(0, a), first / total), (slice(a, end), second / total)]
-
-    def restored(self, rows: Tensor) -> Tensor:
-        """Rows of that order, in the order of the mini-batch."""
-        if self._added is not None:
-            return torch.cat([rows[: self._added], rows[self._added + 1 :]])
-        if self.n_kernel == self.batch.n_samples:
-            return rows
-        a, b, c = self._cuts
-        return torch.cat([rows[:a], rows[b:c], rows[a:b], rows[c:]])
+        a, end = self._cuts
+        return list(zip((slice(0, a), slice(a, end)), self._shares))
 
     def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Both halves' sums of ``Gᵀ A`` (2, m, k) over pairs (n, m), (n, k).
@@ -107,3 +87,26 @@ class HalfRows:
             if n % 2:  # the second half has one more
                 total[1].addmm_(G[-1:].flatten(0, -2).mT, A[-1:].flatten(0, -2))
         return total
+
+
+def _shares(batch: Batch) -> tuple[float | Tensor, float | Tensor]:
+    """Each half's share of the mini-batch's weight."""
+    n, middle = batch.n_samples, batch.n_samples // 2
+    if batch.sample_weight is None:
+        return middle / n, (n - middle) / n
+    first, second = (t.sum() for t in batch.sample_weight.tensor_split([middle]))
+    return first / (first + second), second / (first + second)
+
+
+@lru_cache(maxsize=256)
+def _orders(n_samples: int, n: int, a: int, b: int, device: torch.device):
+    """The order of n rows, where each sample is in it, and where the added one is, if it is."""
+    rows = list(range(n_samples))
+    if n > n_samples:
+        rows.insert(n_samples // 2, -1)
+    middle = n // 2
+    rows = rows[:a] + rows[middle : middle + b] + rows[a:middle] + rows[middle + b :]
+    back = [rows.index(i) for i in range(n_samples)]
+    added = rows.index(-1) if n > n_samples else None
+    order = [max(i, 0) for i in rows]
+    return torch.tensor(order, device=device), torch.tensor(back, device=device), added

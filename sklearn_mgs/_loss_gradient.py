@@ -49,7 +49,7 @@ class LossGradient(Recursion):
 
     def __init__(self, form, tape: Pass, G: Tensor, batch: Batch, shares):
         super().__init__(form, tape, len(G))
-        scale = _scale(2 * form.objective.gradient_strength, shares, len(G))
+        scale = _scale(2 * form.objective.gradient_strength, shares, G)
         self._recursion(scale * G)
         self.share = _SumShare(self.A, self.D, len(shares))
         self._adjoint()
@@ -94,13 +94,15 @@ class _SumShare:
         return 2 * n * (fan_in + fan_out) < 3 * fan_in * fan_out
 
 
-def _scale(twice: float, shares, n: int) -> float | Tensor:
+def _scale(twice: float, shares, G: Tensor) -> float | Tensor:
     """``√(2 · strength / s_b)``; of a block without any weight, whose G is zero, anything."""
-    if isinstance(shares[0], Tensor):
-        each = torch.stack(shares)
-        root = (twice / torch.where(each > 0, each, 1.0)).sqrt()
-        return root.repeat_interleave(n // len(shares))[:, None]
-    return (twice / shares[0]) ** 0.5
+    if not isinstance(shares[0], Tensor):
+        if len({*shares}) == 1:
+            return (twice / shares[0]) ** 0.5
+        shares = [G.new_full((), share) for share in shares]
+    each = torch.stack(shares)
+    root = (twice / torch.where(each > 0, each, 1.0)).sqrt()
+    return root.repeat_interleave(len(G) // len(shares))[:, None]
 
 
 def _weights(like: Tensor, weight: Tensor | None) -> float | Tensor:
