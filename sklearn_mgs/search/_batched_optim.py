@@ -113,7 +113,8 @@ class BatchedRegularizer:
         squares = each.square_().unflatten(0, (len(norms), -1)).sum(1)
         zero = torch.zeros_like(squares[0])
         n = torch.stack([zero + (n.flatten() if isinstance(n, Tensor) else n) for n in numbers])
-        return (share * squares / (2 * n)).sum(0) * self.alpha.flatten()
+        means = (share * squares / (2 * n)).sum(0) * self.alpha.flatten()
+        return torch.where(self.alpha.flatten() > 0, means, zero)  # a norm may have overflowed
 
     def before_step(self, weights, gradients, n, coherence: Tensor | None = None) -> None:
         """Add L2's gradient; `n` is a number or of shape (M, 1, 1)."""

@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold
 from sklearn_mgs import MLPClassifier, MLPRegressor
 from sklearn_mgs.search import _batched_fit as batched_fit
 from sklearn_mgs.search._batched_objective import BatchedObjective
+from sklearn_mgs.search._batched_optim import BatchedRegularizer
 from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
 from sklearn_mgs.search._fold import Model, prepare_fold
 from sklearn_mgs.search._search import make_batches
@@ -444,3 +445,13 @@ def test_batches_that_train_at_once_share_no_estimator():
     for b in shared:
         b.start()
     assert len({id(b.models[0].fold.estimator) for b in shared}) == len(shared)
+
+
+def test_weights_that_overflow_do_not_count_where_there_is_no_l2():
+    alpha = torch.tensor([0.0, 3.0])[:, None, None]
+    weights = [torch.full((2, 2, 2), 1.0), torch.ones(2, 2, 1)]
+    weights[0][0] = 1e30  # the norm's square is not a number in single precision
+    regularizer = BatchedRegularizer(alpha, None)
+    regularizer.before_step(weights, [torch.zeros_like(w) for w in weights], 2)
+    share = torch.ones(1, 2)
+    torch.testing.assert_close(regularizer.mean_loss(share), torch.tensor([0.0, 3 / 4 * 6]))
