@@ -217,12 +217,13 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
         objective.label_smoothing = getattr(self, "label_smoothing", 0.0)
         objective.exact = self.solver == "lbfgs"
         net.compile = self.compile
-        gate = net.regularizer.coherence
+        goes_on = incremental and hasattr(net, "optimizer_")
+        gate = net.regularizer.coherence if goes_on else None  # it lives as long as the optimizer
         net.regularizer = WeightRegularizer(net.module_, self.alpha, self.l1)
         net.regularizer.coherence = make_gate(
             self.coherence_threshold, self.coherence, gate, net.regularizer.weights
         )
-        if self.solver != "lbfgs" and not (incremental and hasattr(net, "optimizer_")):
+        if self.solver != "lbfgs" and not goes_on:
             net.start(self.solver, self._solver_options())
 
     def _prepare_penalty(self, samples, X, targets, salt) -> None:

@@ -144,7 +144,8 @@ class ClosedForm:
         terms = Terms(loss, loss, None, outputs)
         penalties: list = []
         if self.weights is not None and with_kernel:
-            penalties.append(self._kernel_penalty(tape, batch, draws, rows))
+            blocks = self._blocks(batch, rows)
+            penalties.append(KernelPenalty(self, tape, batch, blocks, draws.directions))
             terms.mgs_penalty = penalties[0].value
         if objective.jacobian_strength:
             penalties.append(JacobianPenalty(self, tape, batch, draws.by_sample))
@@ -158,22 +159,24 @@ class ClosedForm:
 
     def _kernel_pass(self, batch: Batch, draws: Draws, compared: bool) -> _Adjoint:
         """The kernel's penalty in a forward pass of its own."""
-        size, rows = self.objective.mgs_batch_size, None
-        if compared:
-            rows = HalfRows(batch, size)
+        rows = HalfRows(batch, self.objective.mgs_batch_size) if compared else None
+        if rows is not None:
             batch, draws = rows.batch, draws.ordered(rows)
-        n = min(batch.n_samples, size or batch.n_samples) if rows is None else rows.n_kernel
+        blocks = self._blocks(batch, rows)
+        n = blocks[-1][0].stop
         masks = draws.kernel_masks or draws.masks
         tape = forward(
             self.linears, self.activations, batch.X[:n], [m if m is None else m[:n] for m in masks]
         )
-        penalty = self._kernel_penalty(tape, batch, draws, rows)
+        penalty = KernelPenalty(self, tape, batch, blocks, draws.directions)
         return _Adjoint(torch.zeros_like(tape.outputs), tape, [penalty], rows)
 
-    def _kernel_penalty(self, tape: Pass, batch: Batch, draws: Draws, rows) -> KernelPenalty:
-        n = min(batch.n_samples, self.objective.mgs_batch_size or batch.n_samples)
-        blocks = [(slice(0, n), 1.0)] if rows is None else rows.blocks
-        return KernelPenalty(self, tape, batch, blocks, draws.directions)
+    def _blocks(self, batch: Batch, rows: HalfRows | None) -> list[tuple]:
+        """Samples that make a kernel, and its share: of the mini-batch, or of each half."""
+        if rows is not None:
+            return rows.blocks
+        n = batch.n_samples
+        return [(slice(0, min(n, self.objective.mgs_batch_size or n)), 1.0)]
 
     def _backward(self, passes: list[_Adjoint], halves: list[Tensor] | None) -> None:
         """Set every parameter's gradient from the outputs' adjoints, in halves where asked for."""

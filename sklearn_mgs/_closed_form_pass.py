@@ -217,4 +217,4 @@ def _joined(parts: tuple) -> Tensor | None:
     """Rows of all parts, where there are any."""
     if parts[0] is None:
         return None
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat(parts)

@@ -168,7 +168,7 @@ class CoherenceGate:
 
     def _follow(self, gradients: list[Tensor]) -> None:
         """Update the running mean, in which the first steps count as much as they should."""
-        if not self._mean:  # from the start, or where Adam has begun anew
+        if not self._mean:  # from the start, or where a step that Adam lent for was cut short
             self._mean = [torch.zeros_like(g) for g in gradients]
             self._n_steps = 0
         self._mean = flushed(self._mean, self._n_steps)

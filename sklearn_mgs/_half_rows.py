@@ -42,7 +42,7 @@ class HalfRows:
         # Where as many rows of the first half lie before as many of the second.
         self._spans = [(0, 2 * a)] if a == middle else [(0, 2 * a), (2 * a, 2 * middle)]
         self.n_kernel, self.batch, self._order = a + b, batch, None
-        self._shares = _shares(batch)
+        self._given = batch
         if n > batch.n_samples or self.n_kernel < n:
             self._order, self._back, added = _orders(batch.n_samples, n, a, b, batch.X.device)
             weight = batch.sample_weight
@@ -67,7 +67,7 @@ class HalfRows:
     def blocks(self) -> list[tuple[slice, float | Tensor]]:
         """Rows of each half's kernel, and the half's share of the mini-batch's weight."""
         a, end = self._cuts
-        return list(zip((slice(0, a), slice(a, end)), self._shares))
+        return list(zip((slice(0, a), slice(a, end)), _shares(self._given)))
 
     def sums_of_products(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Both halves' sums of ``Gᵀ A`` (2, m, k) over pairs (n, m), (n, k).
@@ -98,7 +98,7 @@ def _shares(batch: Batch) -> tuple[float | Tensor, float | Tensor]:
     return first / (first + second), second / (first + second)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)  # a fit has two sizes of mini-batches
 def _orders(n_samples: int, n: int, a: int, b: int, device: torch.device):
     """The order of n rows, where each sample is in it, and where the added one is, if it is."""
     rows = list(range(n_samples))
@@ -106,7 +106,7 @@ def _orders(n_samples: int, n: int, a: int, b: int, device: torch.device):
         rows.insert(n_samples // 2, -1)
     middle = n // 2
     rows = rows[:a] + rows[middle : middle + b] + rows[a:middle] + rows[middle + b :]
-    back = [rows.index(i) for i in range(n_samples)]
-    added = rows.index(-1) if n > n_samples else None
-    order = [max(i, 0) for i in rows]
-    return torch.tensor(order, device=device), torch.tensor(back, device=device), added
+    places = {i: place for place, i in enumerate(rows)}
+    order = torch.tensor([max(i, 0) for i in rows], device=device)
+    back = torch.tensor([places[i] for i in range(n_samples)], device=device)
+    return order, back, places.get(-1)

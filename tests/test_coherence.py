@@ -680,6 +680,18 @@ def test_the_mean_that_adam_lends_is_the_gates_own(blobs, monkeypatch, later):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_a_fit_from_a_warm_start_has_a_new_optimizer_and_a_new_trend(blobs):
+    for solver in ("sgd", "adam"):
+        options = {"coherence_threshold": 0.3, "l1": 2.0, "solver": solver, "warm_start": True}
+        clf = classifier(**options).fit(*blobs)
+        gate, steps = clf.net_.regularizer.coherence, clf.net_.regularizer.coherence._n_steps
+        again = clf.fit(*blobs).net_.regularizer.coherence
+        assert again is not gate
+        assert again._n_steps == steps
+        clf.partial_fit(*blobs)
+        assert clf.net_.regularizer.coherence is again
+
+
 def test_adam_lends_a_mean_of_the_same_decay_and_steps(blobs):
     clf = classifier(coherence_threshold=0.3, solver="adam", l1=2.0).fit(*blobs)
     assert not clf.net_.regularizer.coherence._mean

@@ -7,7 +7,7 @@ from sklearn_mgs._closed_form import ClosedForm
 from sklearn_mgs._coherence import CoherenceGate
 from sklearn_mgs._cosines import inner_products_of_pairs
 from sklearn_mgs._data import Batch
-from sklearn_mgs._half_rows import HalfRows
+from sklearn_mgs._half_rows import HalfRows, _orders
 from sklearn_mgs._module import MLP
 from sklearn_mgs._objective import Objective, Terms
 from sklearn_mgs.penalty import MGSPenalty
@@ -160,6 +160,14 @@ def test_halves_of_an_odd_number_get_as_many_rows(n, weighted):
     for (half, share), part in zip(rows.blocks, parts):
         assert rows.batch.sample_weight[half].sum() == part
         assert share == pytest.approx(float(part / weight.sum()), rel=1e-15)
+
+
+def test_the_order_of_many_rows_is_found_in_time():
+    """Of a million rows, which a search through all of them for each would never end with."""
+    n = 1_000_000
+    order, back, _ = _orders(n, n, 10, 10, torch.device("cpu"))
+    assert torch.equal(order[back], torch.arange(n))
+    assert order[:20].tolist() == [*range(10), *range(n // 2, n // 2 + 10)]
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
