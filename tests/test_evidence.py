@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import cells, fresh, goals, page, stats
 from benchmarks.evidence.competitors import COMPETITORS, N_CANDIDATES
-from benchmarks.evidence.confirmation import CONFIRMATION
+from benchmarks.evidence.confirmation import CONFIRMATION, FURTHER, SETTINGS, TRAINING
 from benchmarks.evidence.data import Problem, add_noise, load_problem, redraw
 from benchmarks.evidence.protocol import PLAN, QUICK, TASKS, Block
 from benchmarks.evidence.train import Job, Part, train
@@ -34,7 +34,7 @@ def test_every_regulariser_has_the_same_number_of_candidates():
     assert {len(c.candidates) for c in tuned} == {N_CANDIDATES}
 
 
-@pytest.mark.parametrize("block", [*PLAN, *QUICK, *CONFIRMATION])
+@pytest.mark.parametrize("block", [*PLAN, *QUICK, *CONFIRMATION, *FURTHER, *SETTINGS])
 def test_plans_name_what_exists(block):
     assert block.task in TASKS
     assert set(block.competitors) <= set(COMPETITORS)
@@ -164,6 +164,33 @@ def test_of_equal_candidates_the_strongest_is_chosen():
     assert cells.choose(results, "noisy")["candidate"] == "strong"
 
 
+def test_each_candidate_is_tried_with_each_training(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 3)), rng.normal(size=200)
+    problem = Problem(X, y, y, X_test=X, y_test=y, seed=0)
+    monkeypatch.setattr(cells, "load_problem", lambda *args: problem)
+    tried = []
+
+    def guess(jobs, base, regression):
+        tried.extend(job.params for job in jobs)
+        for job in jobs:
+            job.prediction = np.full(len(job.part.X_eval), 1.0 - job.params["alpha"] / 100)
+        return 1.0
+
+    monkeypatch.setattr(cells, "train", guess)
+    block = Block("D", ("yacht",), ("L2",), (0.0,), range(1), hidden=(50,), settings=TRAINING)
+    (result,) = cells.run_unit(cells.Unit(block, "yacht", 0, "L2"), [0.0], None, {})
+    assert len(tried) == len(TRAINING) * N_CANDIDATES + 1  # and what is chosen, on all samples
+    assert {(p["learning_rate_init"], p["batch_size"]) for p in tried} == {
+        tuple(training.values()) for training in TRAINING
+    }
+    # The strength is that of the loss's mean: the candidate's own mini-batches make it alpha.
+    assert tried[0]["alpha"] / 128 == pytest.approx(tried[N_CANDIDATES]["alpha"] / 32)
+    assert json.loads(result["chosen"])["decay"] in [
+        c["decay"] for c in COMPETITORS["L2"].candidates
+    ]
+
+
 # ----------------------------------------------------------------------- statistics
 
 
@@ -269,20 +296,25 @@ def rows():
 
 
 def test_the_page_is_made_of_the_rows_alone(rows, tmp_path):
-    page.write_page(rows, rows, rows, tmp_path / "evidence.md")
+    names = ("none", "L2", "MGS all, relative", "MC dropout, published")
+    trained = [row("D", "yacht", 0.0, 3, name, -0.5) for name in names]
+    for r, training in zip(trained, TRAINING):
+        r["chosen"] = json.dumps(training)
+    page.write_page(rows, rows, rows, trained, tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
     assert "{{" not in text
     assert "Not run yet" not in text
     assert "| published, none, noisy labels | 45.47 |" in text
+    assert "| L2 | 0 | 1 | 0 |" in text  # how often each training was chosen
     for name in ("evidence_ranks.png", "evidence_mnist.png"):
         assert f"(images/{name})" in text
         assert (tmp_path / "images" / name).stat().st_size > 1000
 
 
 def test_an_empty_page_says_so(tmp_path):
-    page.write_page([], [], [], tmp_path / "evidence.md")
+    page.write_page([], [], [], [], tmp_path / "evidence.md")
     text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
-    assert text.count("Not run yet.") == 9
+    assert text.count("Not run yet.") == 10
     assert text.count("| not run yet |") == 7
 
 
@@ -328,10 +360,14 @@ def test_the_confirmation_is_judged_by_the_default_penalty():
     assert clean[-1] == "met"
 
 
-@pytest.mark.parametrize("path", [command.RESULTS, command.CONFIRMED, command.FURTHER_DRAWS])
+@pytest.mark.parametrize("path", [path for _, path in command.PLANS.values()])
 def test_every_row_names_a_candidate_of_today(path):
     """A chosen candidate is trained again with later seeds, by its parameters."""
     for row in command.read_rows(path).values():
-        candidates = [dict(c) for c in COMPETITORS[row["competitor"]].candidates]
+        listed = COMPETITORS[row["competitor"]].candidates
+        is_published = row["competitor"].endswith("published")
+        chooses = path == command.REGRESSION_SETTINGS and not is_published
+        trainings = TRAINING if chooses else ({},)
+        candidates = [{**training, **c} for training in trainings for c in listed]
         for name in ("chosen", "chosen_if_clean"):
             assert json.loads(row[name]) in candidates, row

@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.evidence.cells import COLUMNS, KEY, Unit, run_unit
-from benchmarks.evidence.confirmation import CONFIRMATION, FURTHER
+from benchmarks.evidence.confirmation import CONFIRMATION, FURTHER, SETTINGS
 from benchmarks.evidence.page import write_page
 from benchmarks.evidence.protocol import PLAN, QUICK
 
@@ -25,10 +25,14 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "evidence.csv"
 CONFIRMED = RESULTS.with_name("confirmation.csv")
 FURTHER_DRAWS = RESULTS.with_name("further_draws.csv")
+REGRESSION_SETTINGS = RESULTS.with_name("regression_settings.csv")
+OTHER = ("confirmation", "further", "settings")
+"""Plans whose rows stand on the page by themselves."""
 QUICK_RESULTS = ROOT / "out" / "evidence" / "evidence.csv"
 PLANS = {
     "confirmation": (CONFIRMATION, CONFIRMED),
     "further": (FURTHER, FURTHER_DRAWS),
+    "settings": (SETTINGS, REGRESSION_SETTINGS),
     "main": (PLAN, RESULTS),
 }
 
@@ -127,7 +131,7 @@ def main() -> None:
             run(plan, args.data, path, (end - time.time()) / 3600, args.task)
     page = QUICK_RESULTS.with_suffix(".md") if args.quick else ROOT / "docs" / "evidence.md"
     rows = read_rows(QUICK_RESULTS if args.quick else RESULTS)
-    others = [{} if args.quick else read_rows(path) for path in (CONFIRMED, FURTHER_DRAWS)]
+    others = [{} if args.quick else read_rows(PLANS[name][1]) for name in OTHER]
     write_page(rows.values(), *(more.values() for more in others), page)
     print(f"Wrote {page}.")
 

@@ -90,7 +90,8 @@ def _chosen_before(row: dict) -> tuple[dict, dict]:
 
 def _tune(unit: Unit, problems: list[Problem], task: Task) -> tuple[list, float]:
     """The best candidate by noisy and by clean validation labels, for each problem."""
-    candidates = COMPETITORS[unit.competitor].candidates
+    listed = COMPETITORS[unit.competitor].candidates
+    candidates = [{**setting, **c} for setting in unit.block.settings for c in listed]
     parts = [problem.tuning(task.validation) for problem in problems]
     jobs = [[_job(unit, part, c) for c in candidates] for part, _ in parts]
     seconds = _train(unit, [job for some in jobs for job in some], task)
@@ -153,7 +154,7 @@ def _job(unit: Unit, part, candidate: dict) -> Job:
     params = {
         name: value * units[name] if name in units else value for name, value in candidate.items()
     }
-    n_batch = min(base["batch_size"], len(part.X))
+    n_batch = min(params.get("batch_size", base["batch_size"]), len(part.X))
     if "decay" in params:
         params["alpha"] = params.pop("decay") * n_batch
     if "decay_l1" in params:

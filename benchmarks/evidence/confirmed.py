@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
+from benchmarks.evidence.confirmation import TRAINING
 from benchmarks.evidence.figures import draw_ranks
-from benchmarks.evidence.goals import OURS, confirmed, on_mnist
+from benchmarks.evidence.goals import OURS, confirmed, on_mnist, on_regression
 from benchmarks.evidence.markdown import (
     METHODS,
     accuracies,
@@ -69,3 +72,29 @@ def further_draws(rows: list[dict]) -> str:
         accuracies(table),
     ]
     return "\n\n".join(pieces)
+
+
+def regression_settings(rows: list[dict]) -> str:
+    """Task D, the training chosen on held-out samples too: goals, errors, and what was chosen."""
+    if not rows:
+        return ""
+    trained = [row for row in rows if row["chosen"] != "{}"]
+    hours = sum(float(row["seconds"]) for row in trained) / 3600
+    counts = {name: Counter() for name in dict.fromkeys(row["competitor"] for row in trained)}
+    for row in trained:
+        counts[row["competitor"]][_training(json.loads(row["chosen"]))] += 1
+    kinds = list(map(_training, TRAINING))
+    lines = [[name, *(str(count[kind]) for kind in kinds)] for name, count in counts.items()]
+    return "\n\n".join(
+        [
+            markdown(["goal", "measured", ""], on_regression(rows)),
+            regression(rows),
+            f"How often each training was chosen ({len(trained)} rows, {hours:.1f} hours of one "
+            f"core):",
+            markdown(["method", *kinds], lines),
+        ]
+    )
+
+
+def _training(chosen: dict) -> str:
+    return f"rate {chosen['learning_rate_init']:g}, mini-batches of {chosen['batch_size']}"

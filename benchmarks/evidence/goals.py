@@ -68,6 +68,11 @@ def on_mnist(rows: list[dict]) -> list[list[str]]:
     return [_best_rank(*part), _not_worse_clean(*part)]
 
 
+def on_regression(rows: list[dict]) -> list[list[str]]:
+    """The goal on regression, by the default penalty, then by what was run beside it."""
+    return [_matches_mc_dropout(rows, (name,)) for name in (DEFAULT, "L2", "none")]
+
+
 def _verdict(holds: bool) -> str:
     return "met" if holds else "not met"
 

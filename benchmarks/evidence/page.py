@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evidence.competitors import COMPETITORS
-from benchmarks.evidence.confirmed import confirmation, further_draws
+from benchmarks.evidence.confirmed import confirmation, further_draws, regression_settings
 from benchmarks.evidence.figures import draw_noise, draw_ranks
 from benchmarks.evidence.goals import goals
 from benchmarks.evidence.markdown import (
@@ -36,18 +36,20 @@ TEMPLATE = Path(__file__).with_name("template.md")
 LAYERS = ["none", "L2", "input Jacobian", *VARIANTS]
 
 
-def write_page(rows, confirming, further, path: Path) -> None:
+def write_page(rows, confirming, further, settings, path: Path) -> None:
     """Write the page to `path` and its figures to the folder ``images`` beside it.
 
-    The rows are those of the plan, of the confirmation, and of its further draws.
+    The rows are those of the plan, of the confirmation, of its further draws, and of the
+    regressions whose training was chosen too.
     """
-    rows, confirming, further = list(rows), list(confirming), list(further)
+    rows, confirming, further, settings = map(list, (rows, confirming, further, settings))
     images = path.parent / "images"
     parts = {
         "state": state(rows),
         "goals": markdown(["goal", "measured", ""], goals(rows)),
         "confirmation": confirmation(confirming, images / "evidence_confirmation.png"),
         "further": further_draws(further),
+        "settings": regression_settings(settings),
         "tabular": tabular(rows, images / "evidence_ranks.png"),
         "layers": layers(rows),
         "mnist": mnist(rows, images / "evidence_mnist.png"),

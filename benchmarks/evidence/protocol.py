@@ -133,6 +133,8 @@ class Block:
         Hidden layers.
     fit : dict
         Parameters that differ from the task's.
+    settings : tuple of dict
+        Parameters of the training; each candidate is tried with each.
     tune_once : bool
         Whether the candidate is chosen with the first seed, for all seeds.
     """
@@ -145,6 +147,7 @@ class Block:
     n: int = 0
     hidden: tuple[int, ...] = (64, 64)
     fit: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[dict[str, Any], ...] = ({},)
     tune_once: bool = False
 
 
