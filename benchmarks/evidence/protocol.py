@@ -212,6 +212,7 @@ PLAN = (
     _regressions(("L1", "loss gradient", "MGS det", *COHERENT, *REFERENCES), range(1)),
     *(_mnist(n, (*COHERENT, *REFERENCES), range(3)) for n in (100, 300, 1000)),
     *(_mnist1d(width, (0.15,), (*COHERENT, *REFERENCES), range(3)) for width in (61, 300)),
+    _regressions((*USUAL_REGRESSION, "L1", *COHERENT, *REFERENCES), range(3), REGRESSIONS[:4]),
     _tabular(LATER, range(3)),
     *(_mnist(n, LATER, range(3)) for n in (100, 300, 1000)),
     _mnist1d(104, (0.0, 0.3, 0.45), MAIN, range(3)),
