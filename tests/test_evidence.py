@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.evidence import __main__ as command
 from benchmarks.evidence import cells, fresh, goals, page, stats
-from benchmarks.evidence.competitors import COMPETITORS, N_CANDIDATES
+from benchmarks.evidence.competitors import COMPETITORS, MEANS, N_CANDIDATES
 from benchmarks.evidence.confirmation import CONFIRMATION, FURTHER, SETTINGS, TRAINING
 from benchmarks.evidence.data import Problem, add_noise, load_problem, redraw
 from benchmarks.evidence.protocol import PLAN, QUICK, TASKS, Block
@@ -30,7 +30,8 @@ def row(task="C", data="a", noise=0.0, seed=0, competitor="none", test=0.5, widt
 
 
 def test_every_regulariser_has_the_same_number_of_candidates():
-    tuned = [c for c in COMPETITORS.values() if c.name != "none" and c.lone != "published"]
+    listed = [c for c in COMPETITORS.values() if not c.of]
+    tuned = [c for c in listed if c.name != "none" and c.lone != "published"]
     assert {len(c.candidates) for c in tuned} == {N_CANDIDATES}
 
 
@@ -189,6 +190,38 @@ def test_each_candidate_is_tried_with_each_training(monkeypatch):
     assert json.loads(result["chosen"])["decay"] in [
         c["decay"] for c in COMPETITORS["L2"].candidates
     ]
+
+
+def test_a_mean_of_nets_takes_over_the_choice_of_the_single_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    problem = Problem(X, y, y, X_test=X, y_test=y, seed=3)
+    monkeypatch.setattr(cells, "load_problem", lambda *args: problem)
+    trained = []
+
+    def guess(jobs, base, regression):
+        trained.extend(jobs)
+        for job in jobs:
+            job.prediction = y + job.part.seed - 3  # the first is right, the others aren't
+        return 1.0
+
+    monkeypatch.setattr(cells, "train", guess)
+    chosen = {"learning_rate_init": 0.001, "batch_size": 32, "mgs_strength": 0.3}
+    single = row("D", "yacht", 0.0, 3, "MGS all, relative", width="50", n=0)
+    single |= dict.fromkeys(("chosen", "chosen_if_clean"), json.dumps(chosen))
+    rows = {tuple(single[name] for name in cells.KEY): single}
+    block = Block("D", ("yacht",), tuple(MEANS), (0.0,), range(3, 4), hidden=(50,))
+    unit = cells.Unit(block, "yacht", 3, "MGS all, relative, mean of 5")
+    (result,) = cells.run_unit(unit, [0.0], None, rows)
+    assert json.loads(result["chosen"]) == chosen
+    assert {job.part.seed for job in trained} == {3, 1003, 2003, 3003, 4003}
+    assert all(job.params == chosen | {"mgs_strength": 0.03} for job in trained)
+    assert float(result["test"]) == pytest.approx(
+        -2000
+    )  # the mean prediction's, not a mean of RMSEs
+    problem.y_test = y + 2000
+    (result,) = cells.run_unit(unit, [0.0], None, rows)
+    assert float(result["test"]) == pytest.approx(0, abs=1e-9)
 
 
 # ----------------------------------------------------------------------- statistics

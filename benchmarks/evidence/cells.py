@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ def run_unit(unit: Unit, noises: list[float], folder: Path, rows: dict) -> list[
         pick = {"candidate": {}, "test": published_score(folder, unit.data, unit.seed)}
         chosen, seconds = [(pick, pick)], 0.0
         return _as_rows(unit, noises, chosen, seconds)
-    first = Unit(block, unit.data, 0, unit.competitor)
-    if block.tune_once and unit.seed > 0:
-        chosen = [_chosen_before(rows[first.key(noise)]) for noise in noises]
+    before = _tuned_before(unit)
+    if before is not None:
+        chosen = [_chosen_before(rows[before.key(noise)]) for noise in noises]
         seconds = 0.0
     else:
         chosen, seconds = _tune(unit, problems, task)
@@ -83,8 +83,16 @@ def _text(score: float | None) -> str:
     return "" if score is None else f"{score:.5g}"
 
 
+def _tuned_before(unit: Unit) -> Unit | None:
+    """The unit whose choice is taken over, if any: of the single net, or of the first seed."""
+    of = COMPETITORS[unit.competitor].of
+    if of:
+        return replace(unit, competitor=of)
+    return replace(unit, seed=0) if unit.block.tune_once and unit.seed > 0 else None
+
+
 def _chosen_before(row: dict) -> tuple[dict, dict]:
-    """What the first seed chose by noisy, and would have by clean, validation labels."""
+    """What was chosen by noisy, and would have been by clean, validation labels."""
     return tuple({"candidate": json.loads(row[name])} for name in ("chosen", "chosen_if_clean"))
 
 
@@ -101,9 +109,9 @@ def _tune(unit: Unit, problems: list[Problem], task: Task) -> tuple[list, float]
         results = [
             {
                 "candidate": candidate,
-                "test": _score(problem, job, slice(n, None), problem.y_test, task),
-                "noisy": _score(problem, job, slice(n), problem.y[held_out], task),
-                "clean": _score(problem, job, slice(n), problem.y_clean[held_out], task),
+                "test": _score(problem, [job], slice(n, None), problem.y_test, task),
+                "noisy": _score(problem, [job], slice(n), problem.y[held_out], task),
+                "clean": _score(problem, [job], slice(n), problem.y_clean[held_out], task),
             }
             for candidate, job in zip(candidates, some)
         ]
@@ -121,23 +129,28 @@ def choose(results: list[dict], by: str) -> dict:
 
 def _refit(unit: Unit, problems: list[Problem], chosen: list, task: Task) -> float:
     """Train what was chosen on all training samples; write its test scores."""
-    jobs = {}
+    n_nets = COMPETITORS[unit.competitor].n_nets
+    jobs: dict[tuple, list[Job]] = {}
     for i, (problem, pair) in enumerate(zip(problems, chosen)):
-        part = problem.whole()
+        parts = [replace(problem.whole(), seed=problem.seed + 1000 * k) for k in range(n_nets)]
         for pick in pair:
             key = i, json.dumps(pick["candidate"])
-            jobs.setdefault(key, _job(unit, part, pick["candidate"]))
-    seconds = _train(unit, list(jobs.values()), task)
+            jobs.setdefault(key, [_job(unit, part, pick["candidate"]) for part in parts])
+    seconds = _train(unit, [job for some in jobs.values() for job in some], task)
     for i, (problem, pair) in enumerate(zip(problems, chosen)):
         for pick in pair:
-            job = jobs[i, json.dumps(pick["candidate"])]
-            pick["test"] = _score(problem, job, slice(None), problem.y_test, task)
+            some = jobs[i, json.dumps(pick["candidate"])]
+            pick["test"] = _score(problem, some, slice(None), problem.y_test, task)
     return seconds
 
 
-def _score(problem: Problem, job: Job, rows: slice, truth: np.ndarray, task: Task) -> float:
-    prediction = None if job.prediction is None else job.prediction[rows]
-    return problem.score(prediction, truth, task.regression)
+def _score(problem: Problem, jobs: list[Job], rows: slice, truth: np.ndarray, task: Task) -> float:
+    """Of the jobs' mean prediction; labels are of one job alone."""
+    predictions = [job.prediction for job in jobs]
+    if any(p is None for p in predictions):
+        return problem.score(None, truth, task.regression)
+    prediction = predictions[0] if len(jobs) == 1 else np.mean(predictions, axis=0)
+    return problem.score(prediction[rows], truth, task.regression)
 
 
 # ------------------------------------------------------------- candidates and estimators

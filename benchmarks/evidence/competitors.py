@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 N_CANDIDATES = 6
@@ -13,12 +13,15 @@ class Competitor:
     """A method and its candidates, from weak to strong.
 
     `lone` names an outside reference, which is not trained by this package; "published" is read
-    from the data.
+    from the data. The predictions of `n_nets` nets, trained from seeds of their own, are averaged;
+    their candidate is the one that the method `of` has chosen.
     """
 
     name: str
     candidates: tuple[dict[str, Any], ...]
     lone: str = ""
+    n_nets: int = 1
+    of: str = ""
 
 
 def _grid(name: str, values, **fixed) -> tuple[dict[str, Any], ...]:
@@ -115,4 +118,8 @@ COMPETITORS = {
         ),
         Competitor("MC dropout, published", ({},), "published"),
     )
+}
+MEANS = {f"{name}, mean of 5": name for name in ("none", "MGS all, relative")}
+COMPETITORS |= {
+    name: replace(COMPETITORS[of], name=name, n_nets=5, of=of) for name, of in MEANS.items()
 }

@@ -7,8 +7,9 @@ import numpy as np
 from benchmarks.evidence.competitors import COMPETITORS
 from benchmarks.evidence.stats import Table, is_noisy
 
-VARIANTS = [name for name in COMPETITORS if name.startswith("MGS")]
-RIVALS = [name for name, c in COMPETITORS.items() if not c.lone and name not in VARIANTS]
+LISTED = {name: c for name, c in COMPETITORS.items() if not c.of}
+VARIANTS = [name for name in LISTED if name.startswith("MGS")]
+RIVALS = [name for name, c in LISTED.items() if not c.lone and name not in VARIANTS]
 METHODS = [
     *RIVALS,
     "MGS trace",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.competitors import COMPETITORS
+from benchmarks.evidence.competitors import COMPETITORS, MEANS
 from benchmarks.evidence.figures import draw_errors
 from benchmarks.evidence.markdown import METHODS, OUTSIDE, bold, markdown
 from benchmarks.evidence.protocol import MAIN
@@ -79,7 +79,9 @@ def regression(rows: list[dict]) -> str:
     pieces = []
     for noise, title in ((0.0, "Clean targets"), (1.0, "Target noise of one standard deviation")):
         here = [row for row in rows if row["task"] == "D" and float(row["noise"]) == noise]
-        names = [name for name in (*METHODS, "MGS hidden", *OUTSIDE) if name in COMPETITORS]
+        names = [
+            name for name in (*METHODS, "MGS hidden", *OUTSIDE, *MEANS) if name in COMPETITORS
+        ]
         table = make_table(here, "D", names)
         if not table:
             continue
