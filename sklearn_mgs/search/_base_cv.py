@@ -11,7 +11,8 @@ import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.metrics._scorer import _check_multimetric_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -65,7 +66,7 @@ class BaseMLPCV:
         check_batchable(lone)
         resolve_device(self.device)  # each worker resolves it again, for itself
         candidates = make_candidates(self.mgs_strengths, self.alphas, self.l1s)
-        self.scorer_ = self._make_scorers()
+        self.scorer_ = self._make_scorers(lone)
         main_score = self._main_score()
         X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
@@ -146,18 +147,12 @@ class BaseMLPCV:
 
     # ---------------------------------------------------------------- choosing
 
-    def _make_scorers(self) -> dict:
+    def _make_scorers(self, lone) -> dict:
         """Scorers by name; a single one is called "score", as in scikit-learn's searches."""
-        scoring = self.scoring
-        if scoring is None:
-            scoring = self._default_scoring
+        scoring = self._default_scoring if self.scoring is None else self.scoring
         if isinstance(scoring, str) or callable(scoring):
-            return {"score": get_scorer(scoring)}
-        if not isinstance(scoring, dict):
-            scoring = {name: name for name in scoring}
-        if not scoring:
-            raise ValueError("scoring is empty; pass at least one score, or None.")
-        return {name: get_scorer(scorer) for name, scorer in scoring.items()}
+            return {"score": check_scoring(lone, scoring)}
+        return _check_multimetric_scoring(lone, scoring)
 
     def _main_score(self) -> str:
         """The score that `refit` names, or the only one; with a callable, the first."""

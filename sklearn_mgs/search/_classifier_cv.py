@@ -33,7 +33,8 @@ class MLPClassifierCV(BaseMLPCV, ClassifierMixin, BaseEstimator):
         stratified folds.
     scoring : str, callable, list, tuple or dict, default=None
         Score or scores, those of `sklearn_mgs.metrics.make_mgs_scorer` included, as in
-        `sklearn.model_selection.GridSearchCV`; None is accuracy.
+        `sklearn.model_selection.GridSearchCV`, but that a callable returns one number; None is
+        accuracy.
     refit : str or callable, default="best"
         What is chosen: "best", the highest mean score; with several scores, the name of the one
         that decides; or a callable that takes ``cv_results_`` and returns an index, such as

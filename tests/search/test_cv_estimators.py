@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -475,7 +476,11 @@ def test_candidates_that_fail_score_nan_and_rank_last():
         ({"mgs_strengths": 1}, "mgs_strengths"),
         ({"halving": 1}, "halving"),
         ({"max_models": 0}, "max_models"),
-        ({"scoring": []}, "scoring is empty"),
+        ({"scoring": []}, "Empty list was given"),
+        ({"scoring": {}}, "empty dict was passed"),
+        ({"scoring": [make_mgs_scorer()]}, "elements were callables. Use a dict"),
+        ({"scoring": accuracy_score}, "looks like it is a metric function"),
+        ({"scoring": {"a": accuracy_score}}, "looks like it is a metric function"),
         ({"scoring": BOTH}, r"refit='best' does not say which.*\['accuracy', 'mgs'\]"),
         ({"refit": "f1"}, r"refit='f1' does not say.*\"best\""),
         ({"scoring": lambda e, X, y: [1, 2]}, r"must return a number, got \[1, 2\]"),
