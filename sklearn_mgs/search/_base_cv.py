@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import closing
 from numbers import Integral
 from typing import ClassVar
 
@@ -14,10 +15,11 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.metrics._scorer import _check_multimetric_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils import indexable
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from sklearn_mgs._base import unchanged_on_error
 from sklearn_mgs._constraints import CONSTRAINTS
 from sklearn_mgs._device import resolve_device
 from sklearn_mgs._penalty_options import penalty_options
@@ -26,7 +28,7 @@ from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rung
 from sklearn_mgs.search._memory import default_max_models, model_bytes
 from sklearn_mgs.search._progress import Progress
 from sklearn_mgs.search._results import make_cv_results
-from sklearn_mgs.search._search import Scoring, make_batches, search, takes_weight, torch_threads
+from sklearn_mgs.search._search import Scoring, apply_scorer, make_batches, search, torch_threads
 
 __all__ = ["SEARCH_CONSTRAINTS", "BaseMLPCV"]
 
@@ -61,44 +63,24 @@ class BaseMLPCV:
     # ------------------------------------------------------------------ fitting
 
     def _fit(self, X, y, sample_weight, groups):
-        self._validate_params()
-        lone = self._lone_estimator()
-        check_batchable(lone)
-        resolve_device(self.device)  # each worker resolves it again, for itself
-        candidates = make_candidates(self.mgs_strengths, self.alphas, self.l1s)
-        self.scorer_ = self._make_scorers(lone)
-        main_score = self._main_score()
-        X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
-        cv = check_cv(self.cv, y, classifier=is_classifier(self))
-        splits = list(cv.split(X, y, groups))
-        if not splits:
-            raise ValueError(
-                f"cv gives no splits, got {self.cv!r}; an iterator gives its splits only once: "
-                f"pass a list of them, or a number of folds."
-            )
-        self.n_splits_ = len(splits)
-        models = self._models(lone, candidates, X, y, sample_weight, splits)
-        n_jobs = effective_n_jobs(self.n_jobs)
-        threads = 1 if models[0].fold.n_products < PRODUCTS_FOR_THREADS else None
-        batches = make_batches(models, self._max_models(models, n_jobs), n_jobs, self.device)
-        scoring = Scoring(self.scorer_, X, y, sample_weight, splits)
-        factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
-        rungs = make_rungs(len(candidates), self.max_iter, factor)
-        total = rungs[-1] * len(models)
-        progress = Progress(total, main_score, len(splits), bool(self.verbose))
-        models, n_resources = search(batches, rungs, factor, scoring, main_score, n_jobs, progress)
-        progress.close()
-        _warn_of_failures(models)
-        given = np.array([n_resources[c] for c in range(len(candidates))])
-        self.cv_results_ = make_cv_results(
-            candidates, models, list(self.scorer_), given if self.halving else None
-        )
-        self._choose(main_score, given)
-        began = time.perf_counter()
-        best = clone(lone).set_params(**self.best_params_)
-        with torch_threads(threads):
-            self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
-        self.refit_time_ = time.perf_counter() - began
+        with unchanged_on_error(self):
+            self._validate_params()
+            lone = self._lone_estimator()
+            check_batchable(lone)
+            resolve_device(self.device)  # each worker resolves it again, for itself
+            candidates = make_candidates(self.mgs_strengths, self.alphas, self.l1s)
+            self.scorer_ = self._make_scorers(lone)
+            main_score = self._main_score()
+            X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
+            scoring = Scoring(self.scorer_, X, y, sample_weight, self._splits(X, y, groups))
+            self.n_splits_ = len(scoring.splits)
+            given, small = self._search(lone, candidates, scoring, main_score)
+            self._choose(main_score, given)
+            began = time.perf_counter()
+            best = clone(lone).set_params(**self.best_params_)
+            with torch_threads(1 if small else None):
+                self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
+            self.refit_time_ = time.perf_counter() - began
         return self
 
     def _lone_estimator(self):
@@ -118,19 +100,49 @@ class BaseMLPCV:
             y = checked
         return X, y, sample_weight, groups
 
-    def _models(self, lone, candidates, X, y, sample_weight, splits) -> list[Model]:
+    def _splits(self, X, y, groups) -> list:
+        """Indices of the training and test samples of each split."""
+        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        splits = list(cv.split(X, y, groups))
+        if not splits:
+            raise ValueError(
+                f"cv gives no splits, got {self.cv!r}; an iterator gives its splits only once: "
+                f"pass a list of them, or a number of folds."
+            )
+        return splits
+
+    def _search(self, lone, candidates, scoring: Scoring, main_score: str):
+        """Fill ``cv_results_``; return each candidate's epochs, and whether networks are small."""
+        models = self._models(lone, candidates, scoring)
+        small = models[0].fold.n_products < PRODUCTS_FOR_THREADS
+        n_jobs = effective_n_jobs(self.n_jobs)
+        batches = make_batches(models, self._max_models(models, n_jobs), n_jobs, self.device)
+        factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
+        rungs = make_rungs(len(candidates), self.max_iter, factor)
+        total, n_splits = rungs[-1] * len(models), len(scoring.splits)
+        with closing(Progress(total, main_score, n_splits, bool(self.verbose))) as progress:
+            models, n_resources = search(
+                batches, rungs, factor, scoring, main_score, n_jobs, progress
+            )
+            progress.end()
+        _warn_of_failures(models)
+        given = np.array([n_resources[c] for c in range(len(candidates))])
+        self.cv_results_ = make_cv_results(
+            candidates, models, list(self.scorer_), given if self.halving else None
+        )
+        return given, small
+
+    def _models(self, lone, candidates, scoring: Scoring) -> list[Model]:
         """One for each split and candidate; splits share what does not depend on strengths."""
         seed = self.random_state
-        if seed is None or seed is np.random:
+        if seed is None:
             # One seed for the search: candidates differ by their strengths alone.
             seed = int(np.random.RandomState().randint(2**31 - 1))
         strength = max(c["mgs_strength"] for c in candidates)
         lone = clone(lone).set_params(mgs_strength=strength, random_state=seed)
         models = []
-        for split, (train, _) in enumerate(splits):
-            weight = None if sample_weight is None else sample_weight[train]
-            part = _safe_indexing(X, train), _safe_indexing(y, train), weight
-            fold = prepare_fold(lone, *part)
+        for split in range(len(scoring.splits)):
+            fold = prepare_fold(lone, *scoring.part(split, 0))
             models += [Model(i, split, params, fold) for i, params in enumerate(candidates)]
         return models
 
@@ -236,9 +248,8 @@ class BaseMLPCV:
         score : float
             With a callable `refit` and several scores, the first of them.
         """
-        best, scorer = self._best(), self.scorer_[self._main_score()]
-        weighted = sample_weight is not None and takes_weight(scorer)
-        return scorer(best, X, y, **({"sample_weight": sample_weight} if weighted else {}))
+        best = self._best()
+        return apply_scorer(self.scorer_[self._main_score()], best, X, y, sample_weight)
 
     def __sklearn_tags__(self):
         """Sparse input is accepted."""

@@ -55,6 +55,11 @@ class Progress:
             shown[f"best {self.main_score}"] = f"{np.nanmax(means):.4g}"
         self.bar.set_postfix(shown)
 
+    def end(self) -> None:
+        """All epochs are done: those of models that stopped or were dropped are not missing."""
+        self.bar.total = self.bar.n
+        self.bar.refresh()
+
     def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.close()

@@ -17,6 +17,7 @@ import torch
 from joblib import cpu_count
 from joblib.parallel import get_active_backend
 from sklearn.utils import _safe_indexing
+from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklearn_mgs.search._batched_fit import BatchedFit
@@ -24,10 +25,10 @@ from sklearn_mgs.search._fold import Model
 
 __all__ = [
     "Scoring",
+    "apply_scorer",
     "make_batches",
     "search",
     "staying_candidates",
-    "takes_weight",
     "torch_threads",
 ]
 
@@ -62,29 +63,38 @@ class Scoring:
             model.scores = dict.fromkeys(self.scorers, np.nan)
             return
         estimator = model.as_estimator()
-        test = self.splits[model.split][1]
-        X, y = _safe_indexing(self.X, test), _safe_indexing(self.y, test)
+        X, y, weight = self.part(model.split, 1)
         model.scores = {
-            name: _score(name, scorer, estimator, X, y, self._weight(scorer, test))
+            name: _score(name, scorer, estimator, X, y, weight)
             for name, scorer in self.scorers.items()
         }
         model.score_time = time.perf_counter() - began
 
-    def _weight(self, scorer, test) -> dict:
-        if self.sample_weight is None or not takes_weight(scorer):
-            return {}
-        return {"sample_weight": self.sample_weight[test]}
+    def part(self, split: int, side: int) -> tuple:
+        """Samples, targets and weights of a split: 0 those for training, 1 those left out."""
+        index = self.splits[split][side]
+        weight = None if self.sample_weight is None else self.sample_weight[index]
+        return _safe_indexing(self.X, index), _safe_indexing(self.y, index), weight
 
 
-def takes_weight(scorer) -> bool:
-    """Whether the scorer, or the function that it is made of, has a ``sample_weight``."""
-    return "sample_weight" in signature(getattr(scorer, "_score_func", scorer)).parameters
+def apply_scorer(scorer, estimator, X, y, sample_weight=None):
+    """What the scorer returns, weighted if it takes weights."""
+    if sample_weight is None or not _takes_weight(scorer):
+        return scorer(estimator, X, y)
+    return scorer(estimator, X, y, sample_weight=sample_weight)
 
 
-def _score(name, scorer, estimator, X, y, kwargs) -> float:
+def _takes_weight(scorer) -> bool:
+    """Whether the scorer, or the function it is made of, has a ``sample_weight`` and wants it."""
+    wanted = get_routing_for_object(scorer).score.requests.get("sample_weight")
+    function = getattr(scorer, "_score_func", scorer)
+    return wanted is not False and "sample_weight" in signature(function).parameters
+
+
+def _score(name, scorer, *arguments) -> float:
     """A score; with a warning not a number where the scorer fails, as in GridSearchCV."""
     try:
-        score = scorer(estimator, X, y, **kwargs)
+        score = apply_scorer(scorer, *arguments)
     except Exception as error:
         warnings.warn(f"The scorer {name!r} failed; its score is nan. {error!r}", stacklevel=2)
         return np.nan

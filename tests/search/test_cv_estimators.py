@@ -1,6 +1,7 @@
 """MLPClassifierCV and MLPRegressorCV: the answer of GridSearchCV, and what is theirs alone."""
 
 import pickle
+import re
 import subprocess
 import sys
 
@@ -10,13 +11,15 @@ import pytest
 import torch
 from joblib import cpu_count, parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_regression
 from sklearn.exceptions import FitFailedWarning, NotFittedError
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
 from sklearn_mgs.metrics import make_mgs_scorer, mgs_score
@@ -171,6 +174,19 @@ def test_sample_weight_counts_in_training_and_in_scoring():
             assert_allclose(search.scores_["mgs"][split, i], rank)
     final = MLPClassifier(**PARAMS, mgs_strength=search.mgs_strength_).fit(X, y, weight)
     assert_array_equal(search.coefs_[0], final.coefs_[0])
+
+
+def test_a_scorer_that_declines_weights_gets_none():
+    weight = np.where(y == 0, 1.0, 0.2)
+    with config_context(enable_metadata_routing=True):
+        declines = make_scorer(accuracy_score).set_score_request(sample_weight=False)
+        search = classifier(scoring={"declines": declines}, refit="declines").fit(X, y, weight)
+        score = search.score(X, y, weight)
+    both = {"declines": lambda e, X, y: e.score(X, y), "weighted": "accuracy"}
+    expected = classifier(scoring=both, refit="declines").fit(X, y, weight)
+    assert_array_equal(search.scores_["declines"], expected.scores_["declines"])
+    assert np.any(search.scores_["declines"] != expected.scores_["weighted"])
+    assert score == expected.best_estimator_.score(X, y)
 
 
 def test_it_has_what_the_best_estimator_has():
@@ -431,6 +447,37 @@ def test_progress_bar_over_epochs_and_groups_with_the_best_score(capsys, backend
     assert f"best score={search.best_score_:.4g}" in shown
     classifier().fit(X, y)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"halving": True}], ids=str)
+def test_progress_bar_is_full_in_the_end(capsys, options):
+    params = {"max_iter": 60, "n_iter_no_change": 1, "learning_rate_init": 0.1, "verbose": True}
+    classifier(**params, **options).fit(X, y)
+    (last,) = re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err.split("\r")[-1])
+    assert last[0] == last[1]
+    assert int(last[0]) < 60 * 3 * len(STRENGTHS)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_fit_leaves_the_search_as_it_was(capsys, error):
+    def scorer(estimator, X, y):
+        raise error
+
+    search = classifier(verbose=True)
+    with pytest.raises(error):
+        search.set_params(scoring=scorer).fit(X, y)
+    assert capsys.readouterr().err.endswith("\n")  # the bar is closed
+    with pytest.raises(NotFittedError):
+        check_is_fitted(search)
+    search.set_params(scoring=None).fit(X, y)
+    before = dict(vars(search))
+    with pytest.raises(ValueError, match="NaN"):
+        search.fit(X * np.nan, y)
+    with pytest.raises(error):
+        search.set_params(scoring=scorer).fit(X, y)
+    after = vars(search)
+    assert all(after[k] is before[k] for k in before if k != "scoring")
+    assert set(after) == set(before)
 
 
 def test_a_scorer_that_fails_costs_its_scores_not_the_search():
