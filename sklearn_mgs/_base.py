@@ -55,6 +55,7 @@ class BaseMLP(FittedNetwork, CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ fitting
 
+    @torch.inference_mode(False)
     def _fit(self, X, y, sample_weight=None, validation=None, incremental=False, classes=None):
         given = {"X": X, "y": y, "sample_weight": sample_weight}
         with unchanged_on_error(self):

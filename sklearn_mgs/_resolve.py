@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from sklearn_mgs._module import MLP, mlp_from_arrays
 
 __all__ = ["innermost", "resolved", "unwrap"]
+
+_TURNS = threading.RLock()
+"""Modes and hooks are a module's, levels of forward mode the process's: threads take turns."""
 
 
 def innermost(estimator) -> tuple[object, list]:
@@ -66,6 +70,9 @@ def unwrap(estimator, X):
 def resolved(estimator, X) -> Iterator[tuple[nn.Module, Tensor]]:
     """Yield the fitted network in evaluation mode and `X` as a tensor beside it.
 
+    Gradients can be taken inside, even within `torch.inference_mode()`; one thread is there at a
+    time.
+
     Parameters
     ----------
     estimator : object
@@ -91,14 +98,15 @@ def resolved(estimator, X) -> Iterator[tuple[nn.Module, Tensor]]:
         If it is not fitted.
     """
     network, X = unwrap(estimator, X)
-    module, X = _module_and_tensor(network, X)
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield module, X
-    finally:
-        for part in training:
-            part.training = True
+    with _TURNS, torch.inference_mode(False):
+        module, X = _module_and_tensor(network, X)
+        training = [part for part in module.modules() if part.training]
+        module.eval()
+        try:
+            yield module, X
+        finally:
+            for part in training:
+                part.training = True
 
 
 def _is_network(estimator) -> bool:

@@ -187,6 +187,16 @@ def test_fits_in_threads_are_those_in_turn(blobs):
         assert_equal(fit, alone)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_of_autograd_play_no_part(blobs, mode):
+    parameters = {**KINDS[2], "jacobian_strength": 0.1}
+    with mode():
+        inside = classifier(**parameters).fit(*blobs).partial_fit(*blobs)
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+    assert_equal(inside, classifier(**parameters).fit(*blobs).partial_fit(*blobs))
+
+
 # ------------------------------------------------------------------------------ refits
 
 

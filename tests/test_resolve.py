@@ -1,5 +1,6 @@
 """Every route from a fitted estimator ends at the module and the tensor of its network."""
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
 from torch import nn
 
+from sklearn_mgs import MLPClassifier, gradient_deflection, mgs_score
 from sklearn_mgs._resolve import innermost, resolved
 
 X, y = make_classification(60, 6, n_informative=4, random_state=0)
@@ -175,6 +177,30 @@ def test_modes_of_all_parts_are_restored_even_after_an_error():
     with pytest.raises(RuntimeError, match="inside"):
         look_inside_and_fail(net)
     assert [part.training for part in net.module_.modules()] == before
+
+
+def logdet(net, data):
+    return mgs_score(net, data, metric="logdet")
+
+
+@pytest.mark.parametrize("measure", [logdet, gradient_deflection])
+def test_threads_take_turns(measure):
+    net = MLPClassifier((5,), "tanh", max_iter=3, random_state=0).fit(X, y)
+    net.module_.train()
+    in_threads = joblib.Parallel(4, backend="threading")(
+        joblib.delayed(measure)(net, X) for _ in range(24)
+    )
+    assert set(in_threads) == {measure(net, X)}
+    assert net.module_.training
+
+
+@pytest.mark.parametrize("measure", [logdet, gradient_deflection])
+def test_inference_mode_plays_no_part(measure):
+    net = MLPClassifier((5,), "tanh", max_iter=3, random_state=0).fit(X, y)
+    expected = measure(net, X)
+    with torch.inference_mode():
+        assert measure(net, X) == expected
+        assert torch.is_inference_mode_enabled()
 
 
 def several(kind, **kwargs):
