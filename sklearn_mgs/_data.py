@@ -10,8 +10,9 @@ import torch
 from scipy.sparse import issparse
 from skorch.dataset import Dataset
 from torch import Tensor
+from torch.utils.data import default_collate
 
-__all__ = ["Batch", "BatchIterator", "Samples", "mini_batch_size"]
+__all__ = ["Batch", "BatchIterator", "Samples", "as_tensor", "mini_batch_size", "stacked"]
 
 
 class Batch(NamedTuple):
@@ -135,3 +136,18 @@ def as_tensor(X, dtype: torch.dtype, device) -> Tensor:
     if X.dtype.byteorder not in "=|" + ("<" if np.little_endian else ">"):
         X = X.astype(X.dtype.newbyteorder("="))
     return torch.as_tensor(X, dtype=dtype).to(device, non_blocking=True)
+
+
+def stacked(dataset, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of some samples of a torch dataset."""
+    if isinstance(dataset, Samples):
+        batch = dataset.batch(rows)
+        return batch.X, batch.y
+    with torch.random.fork_rng(devices=[]):  # augmentation may draw
+        X, y = default_collate([tuple(dataset[row])[:2] for row in rows.tolist()])
+    if not isinstance(X, Tensor):
+        raise TypeError(
+            f"The network takes a {type(X).__name__} of inputs; gradients are compared for "
+            "networks of a single tensor."
+        )
+    return X, y

@@ -15,7 +15,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNet
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from sklearn_mgs._data import stacked
 from sklearn_mgs._module import MLP, mlp_from_arrays
 
 __all__ = ["innermost", "resolved", "unwrap"]
@@ -78,7 +80,7 @@ def resolved(estimator, X) -> Iterator[tuple[nn.Module, Tensor]]:
     estimator : object
         A fitted estimator of this package, a skorch net, scikit-learn's `MLPClassifier` or
         `MLPRegressor`, or whatever `innermost` follows to one of them.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like of shape (n_samples, n_features), or torch Dataset for a skorch net
         The samples, as the estimator's `predict` takes them.
 
     Yields
@@ -164,6 +166,8 @@ def _like_parameters(module: nn.Module, X) -> Tensor:
             f"{type(module).__name__} has no parameters, so it has no gradients to compare; pass "
             "a module with at least one."
         )
+    if isinstance(X, Dataset):
+        X, _ = stacked(X, np.arange(len(X)))
     if not isinstance(X, Tensor):
         given = type(X).__name__
         X = X.toarray() if issparse(X) else np.asarray(X)

@@ -12,11 +12,10 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 from skorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from sklearn_mgs._agreement import agreement
 from sklearn_mgs._closed_form_pass import is_known
-from sklearn_mgs._data import Samples
+from sklearn_mgs._data import stacked
 from sklearn_mgs._kernel_metrics import kernel_metrics
 from sklearn_mgs._mlp_gram import mlp_gram
 from sklearn_mgs._resolve import resolved
@@ -127,7 +126,7 @@ class MGSMonitor(Callback):
             n, size = len(dataset_train), self.max_samples
             if n > size:
                 size = max(-(-size // 10), min(size, n // SHARE))
-            self.samples_, _ = _drawn(dataset_train, _rows(n, size))
+            self.samples_, _ = stacked(dataset_train, _rows(n, size))
 
     def on_epoch_end(self, net, **kwargs):
         """Measure, and record."""
@@ -238,7 +237,7 @@ class MGSEarlyStopping(Callback):
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Draw the samples before the first epoch."""
         if self.samples_ is None:
-            self.samples_ = _drawn(dataset_train, _rows(len(dataset_train), self.max_samples))
+            self.samples_ = stacked(dataset_train, _rows(len(dataset_train), self.max_samples))
 
     def on_epoch_end(self, net, **kwargs):
         """Measure, record, keep the best parameters, and end the training after `patience`."""
@@ -317,18 +316,3 @@ def _rows(n_samples: int, size: int) -> np.ndarray:
     if size >= n_samples:
         return np.arange(n_samples)
     return np.sort(np.random.default_rng(0).choice(n_samples, size, replace=False))
-
-
-def _drawn(dataset, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of some samples of a torch dataset, stacked."""
-    if isinstance(dataset, Samples):
-        batch = dataset.batch(rows)
-        return batch.X, batch.y
-    with torch.random.fork_rng(devices=[]):  # augmentation may draw
-        X, y = default_collate([tuple(dataset[row])[:2] for row in rows.tolist()])
-    if not isinstance(X, Tensor):
-        raise TypeError(
-            f"The network takes a {type(X).__name__} of inputs; MGSMonitor and MGSEarlyStopping "
-            "measure networks of a single tensor."
-        )
-    return X, y

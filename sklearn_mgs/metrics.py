@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state, resample
 from sklearn.utils.validation import _num_samples
 from skorch import NeuralNet
 from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
 from sklearn_mgs._resolve import innermost, resolved
 from sklearn_mgs.gram import (
@@ -39,7 +40,8 @@ def mgs_score(
         A fitted `MLPClassifier` or `MLPRegressor` (of this package or of scikit-learn), a skorch
         net, or a pipeline or meta-estimator that holds one of them.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        The samples, as the estimator's `predict` takes them.
+        The samples, as the estimator's `predict` takes them: for a skorch net also a torch
+        Dataset, which skorch's `EpochScoring` hands to scorers.
     y : array-like of shape (n_samples,), default=None
         Class labels; only ``outputs="target"`` looks at them. A skorch net takes class indices.
     metric : {"trace", "logdet", "det", "effective_rank", "cosine"}, default="trace"
@@ -198,7 +200,11 @@ def subsample(X, y, max_samples, random_state):
     rng = check_random_state(0 if random_state is None else random_state)
     if max_samples is not None and max_samples < _num_samples(X):
         rows = {"replace": False, "n_samples": max_samples, "random_state": rng}
-        X, y = (resample(X, **rows), None) if y is None else resample(X, y, **rows)
+        if isinstance(X, Dataset):  # of which only these should be loaded
+            chosen = resample(np.arange(len(X)), **rows)
+            X, y = Subset(X, chosen), None if y is None else np.asarray(y)[chosen]
+        else:
+            X, y = (resample(X, **rows), None) if y is None else resample(X, y, **rows)
     return X, y, int(rng.randint(2**31 - 1))
 
 

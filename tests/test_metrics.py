@@ -26,6 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import EpochScoring
+from skorch.dataset import Dataset
 from torch import nn
 
 import sklearn_mgs
@@ -205,6 +207,20 @@ def test_random_state_decides_the_subsample_and_nothing_else_changes(kind):
 def test_max_samples_beyond_the_samples_takes_all():
     estimator = theirs().fit(X, y)
     assert mgs_score(estimator, X, max_samples=1000) == mgs_score(estimator, X)
+
+
+@pytest.mark.parametrize("max_samples", [None, 20])
+@pytest.mark.parametrize("outputs", ["all", "target"])
+def test_datasets_of_a_skorch_net(max_samples, outputs):
+    fit, dataset = net().fit(X32, y), Dataset(X32, y)
+    options = {"metric": "logdet", "max_samples": max_samples, "outputs": outputs}
+    assert mgs_score(fit, dataset, y, **options) == mgs_score(fit, X32, y, **options)
+
+
+def test_an_epoch_scoring_of_skorch():
+    scorer = make_mgs_scorer("effective_rank", max_samples=20)
+    watched = net().set_params(callbacks=[EpochScoring(scorer, on_train=True, name="rank")])
+    assert watched.fit(X32, y).history[-1, "rank"] == scorer(watched, X32)
 
 
 def test_labels_follow_their_samples_into_the_subsample():
