@@ -17,7 +17,7 @@ from sklearn_mgs.gram._jacobian import choose_strategy
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating, parameter_layers
 from sklearn_mgs.gram._outputs import directions, output_matrix
 from sklearn_mgs.gram._rules import find_rule
-from sklearn_mgs.gram._samples import Samples, apply, first
+from sklearn_mgs.gram._samples import Samples, apply, first, take
 from sklearn_mgs.gram._shares import Factors, promoted
 from sklearn_mgs.gram._warned import without_slow_vmap
 
@@ -100,24 +100,30 @@ def make_plan(module: nn.Module, X: Samples, several_directions: bool = True) ->
 
 @torch.no_grad()
 def _check_alone(module: nn.Module, X: Samples, one: Tensor, two: Tensor) -> None:
-    """Raise a ValueError if the first sample's output changes with the second beside it."""
+    """Raise a ValueError if the output at one of two samples changes with the other beside it.
+
+    Both are looked at: a recurrent layer that takes samples for steps changes only what follows.
+    """
 
     def differ(a: Tensor, b: Tensor) -> bool:
         a, b = promoted(a), promoted(b)
         allowed = max(0.02, 8 * torch.finfo(one.dtype).eps) * a.norm()  # TF32, autocasting
         return a.shape == b.shape and bool((a - b).norm() > allowed)
 
-    if len(one) != 1 or len(two) != 2 or not differ(one[0], two[0]):
+    def alone(i: int) -> Tensor:
+        with evaluating(module):
+            return output_matrix(apply(module, take(first(X, 2), slice(i, i + 1))))[0]
+
+    if len(one) != 1 or len(two) != 2:
         return
-    with evaluating(module):
-        again = output_matrix(apply(module, first(X, 1)))
-    if not differ(one[0], again[0]):  # else the module is random
-        raise ValueError(
-            f"The output of {type(module).__name__} at one sample changes with another beside it, "
-            "so samples interact and have no gradients of their own. Samples must be apart in the "
-            "first dimension: look for layers that are told another (batch_first=False, a softmax "
-            "with dim=0) and for statistics of the batch."
-        )
+    for i, once in enumerate((one[0], alone(1))):
+        if differ(once, two[i]) and not differ(once, alone(i)):  # else the module is random
+            raise ValueError(
+                f"The output of {type(module).__name__} at one sample changes with another beside "
+                "it, so samples interact and have no gradients of their own. Samples must be "
+                "apart in the first dimension: look for layers that are told another "
+                "(batch_first=False, a softmax with dim=0) and for statistics of the batch."
+            )
 
 
 _REFUTED = "its calls alone don't make the gradient: its parameters or samples act elsewhere too"

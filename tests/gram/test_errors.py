@@ -66,14 +66,20 @@ def attention(batch_first):
     return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Linear(3, 4), layer, nn.Flatten())
 
 
+class Last(nn.LSTM):
+    def forward(self, X):
+        return super().forward(X.unflatten(1, (3, 1)))[0][:, -1]
+
+
 @pytest.mark.parametrize(
     "module",
     [
         attention(batch_first=False),
+        Last(1, 2),
         nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=0), nn.Linear(4, 2)),
         nn.Sequential(Centring(), nn.Linear(3, 2)),
     ],
-    ids=["attention", "softmax", "centring"],
+    ids=["attention", "recurrence", "softmax", "centring"],
 )
 def test_samples_that_meet_without_batch_statistics(module):
     X = torch.arange(12.0).view(4, 3).sin()
@@ -84,6 +90,7 @@ def test_samples_that_meet_without_batch_statistics(module):
 def test_samples_apart_are_not_refused():
     X = torch.arange(12.0).view(4, 3).sin()
     gram_trace(attention(batch_first=True), X)
+    gram_trace(Last(1, 2, batch_first=True), X)
     gram_trace(nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1)), X)
 
     class Noisy(nn.Linear):
