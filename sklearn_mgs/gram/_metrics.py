@@ -29,11 +29,13 @@ def _det(K: Tensor, jitter: float) -> Tensor:
 
 
 def _effective_rank(K: Tensor, jitter: float) -> Tensor:
-    eigenvalues = torch.linalg.eigvalsh(K).clamp_min(0)
+    # Of a kernel that overflowed there are no eigenvalues, and to ask for them is an error.
+    finite = K.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    eigenvalues = torch.linalg.eigvalsh(K.where(finite, 0.0)).clamp_min(0)
     p = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(torch.finfo(K.dtype).tiny)
     # p log p tends to 0 with p, but its derivative does not: put 1 log 1 in its place.
     p = torch.where(p > torch.finfo(K.dtype).eps ** 2, p, 1.0)
-    return (-(p * p.log()).sum(-1)).exp()
+    return (-(p * p.log()).sum(-1)).exp().where(finite[..., 0, 0], torch.nan)
 
 
 def _cosine(K: Tensor, jitter: float) -> Tensor:
@@ -98,14 +100,14 @@ def mgs_metric(K: Tensor, metric: str = "trace", *, jitter: float = 1e-4) -> Ten
     Returns
     -------
     value : Tensor of shape (...)
-        Not a number for "cosine" of one sample.
+        Not a number for "cosine" of one sample, or where `K` is not finite.
 
     Raises
     ------
     ValueError
         If `metric` is unknown, `K` is not square, or `jitter` is negative.
     TypeError
-        If `K` is no tensor.
+        If `K` is no tensor of floating point.
 
     Notes
     -----
@@ -124,9 +126,11 @@ def mgs_metric(K: Tensor, metric: str = "trace", *, jitter: float = 1e-4) -> Ten
     tensor(2.)
     """
     check_metric(metric)
-    if not isinstance(K, Tensor):
+    if not isinstance(K, Tensor) or not K.is_floating_point():
+        got = K.dtype if isinstance(K, Tensor) else type(K).__name__
         raise TypeError(
-            f"K must be a torch.Tensor; got {type(K).__name__}. Pass torch.as_tensor(K)."
+            f"K must be a torch.Tensor of floating point; got {got}. Pass torch.as_tensor(K) or "
+            "K.double()."
         )
     if not jitter >= 0:
         raise ValueError(f"jitter must be 0 or more, got {jitter!r}.")

@@ -181,7 +181,13 @@ class GramOperator:
         shift = jitter * self.trace().double() / len(self)
         options = {"n_probes": n_probes, "max_steps": max_steps, "generator": generator}
         end = -1e-3 * shift  # just below zero, where the Radau rule's own matrix is regular
-        estimate = self._spectral_sum(lambda x: (x.clamp_min(end) + shift).log(), end, **options)
+        if shift == 0:  # the smallest normal number, as for the matrix
+            nothing = torch.full_like(shift, torch.finfo(self._dtype).tiny)
+            estimate = Estimate(len(self) * nothing.log(), torch.zeros_like(shift))
+        else:
+            estimate = self._spectral_sum(
+                lambda x: (x.clamp_min(end) + shift).log(), end, **options
+            )
         return estimate if return_error else estimate.value
 
     def metric(
@@ -246,7 +252,8 @@ class GramOperator:
         diagonal = self.diagonal()
         s = torch.where(diagonal > 0, diagonal.clamp_min(1e-30).rsqrt(), 0.0)
         n = len(self)
-        value = (s @ (self @ s) - (diagonal > 0).sum()) / (n * (n - 1))
+        pairs = n * (n - 1) or math.nan  # one sample has none
+        value = (s @ (self @ s) - (diagonal > 0).sum()) / pairs
         return Estimate(value, torch.zeros_like(value))
 
     def _spectral_sum(self, f: Callable[[Tensor], Tensor], end: Tensor, **options) -> Estimate:

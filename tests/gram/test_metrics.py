@@ -77,6 +77,16 @@ def test_half_precision_is_raised(dtype):
     assert mgs_metric(K.to(dtype), "det").dtype == torch.float32
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("entry", [math.nan, math.inf])
+def test_a_kernel_that_overflowed_has_no_metric_but_others_beside_it_have(metric, entry):
+    overflowed = K.clone()
+    overflowed[1, 1] = entry
+    value, other = mgs_metric(torch.stack([overflowed, K]), metric)
+    assert not value.isfinite()
+    assert other == mgs_metric(K, metric)
+
+
 def test_messages():
     with pytest.raises(ValueError, match=r"Unknown metric 'rank'.*'effective_rank'"):
         mgs_metric(K, "rank")
@@ -84,5 +94,7 @@ def test_messages():
         mgs_metric(K[:2])
     with pytest.raises(ValueError, match=r"jitter must be 0 or more, got -1"):
         mgs_metric(K, "det", jitter=-1)
-    with pytest.raises(TypeError, match=r"K must be a torch.Tensor; got ndarray.*as_tensor"):
+    with pytest.raises(TypeError, match=r"K must be a torch.Tensor of .*; got ndarray.*as_tensor"):
         mgs_metric(K.numpy())
+    with pytest.raises(TypeError, match=r"floating point; got torch.int64.*K.double"):
+        mgs_metric(K.long())

@@ -200,7 +200,17 @@ def test_of_a_zero_matrix():
     assert float(estimate.value) == pytest.approx(9)
     module = nn.Linear(2, 1).double()
     operator = GramOperator(module, torch.ones(4, 2).double(), centered=True)
-    assert operator.metric("effective_rank") == 1
+    for metric in METRICS:
+        of_matrix = mgs_metric(operator.to_dense(), metric)
+        assert float(operator.metric(metric)) == pytest.approx(float(of_matrix), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_of_one_sample(problem, metric):
+    module, X = problem[0], problem[1][:1]
+    of_matrix = float(mgs_metric(gram_matrix(module, X).detach(), metric))
+    found = GramOperator(module, X).metric(metric)
+    assert float(found) == pytest.approx(of_matrix, rel=1e-6, nan_ok=True)
 
 
 def test_float32_products_and_double_spectra(problem):
