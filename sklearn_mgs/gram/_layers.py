@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 __all__ = [
@@ -24,6 +25,15 @@ def parameter_layers(module: nn.Module) -> dict[str, list[str]]:
 
     In order of registration; a shared parameter belongs to its first owner.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module must be a torch.nn.Module; got {type(module).__name__}. Of a fitted "
+            "estimator or skorch net pass its module_."
+        )
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "Within torch.inference_mode() no gradients can be taken; use torch.no_grad()."
+        )
     layers: dict[str, list[str]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

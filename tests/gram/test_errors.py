@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_mgs.gram import gram_matrix, gram_trace, jacobian
+from sklearn_mgs import MLPClassifier
+from sklearn_mgs.gram import GramOperator, gram_matrix, gram_trace, jacobian
 
 X = torch.ones(4, 3)
 MODULE = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -48,6 +49,18 @@ def test_no_samples():
 def test_no_tensor(X):
     with pytest.raises(TypeError, match=r"X must be a torch.Tensor.*as_tensor"):
         gram_matrix(MODULE, X)
+
+
+@pytest.mark.parametrize("function", [gram_matrix, gram_trace, jacobian, GramOperator])
+def test_no_module(function):
+    with pytest.raises(TypeError, match=r"torch.nn.Module; got MLPClassifier.*its module_"):
+        function(MLPClassifier(), X)
+
+
+@pytest.mark.parametrize("function", [gram_matrix, gram_trace, jacobian, GramOperator])
+def test_inference_mode(function):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch.no_grad\(\)"):
+        function(MODULE, X)
 
 
 @pytest.mark.parametrize("module", [nn.Tanh(), NORM])
