@@ -32,8 +32,10 @@ def resolve_device(device: str) -> torch.device:
     try:
         torch.zeros(1, device=resolved).item()
     except Exception as error:  # each kind of device raises its own kind of error
+        # What follows the first sentence is for torch's authors.
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"device={device!r} can't be used here ({error}); torch finds "
+            f"device={device!r} can't be used here ({reason}); torch finds "
             f"{torch.cuda.device_count()} CUDA devices. Use device='auto' or 'cpu'."
         ) from error
     return resolved

@@ -166,9 +166,9 @@ def test_several_labels_have_no_class(blobs, labels, parameters):
 @pytest.mark.parametrize("device", ["cuda:99", "xpu", "meta"])
 def test_absent_devices(blobs, device):
     message = (
-        rf"device='{device}' can't be used here \(.*\); torch finds \d+ CUDA devices. Use dev"
+        rf"device='{device}' can't be used here \(.{{1,100}}\); torch finds \d+ CUDA devices. Use"
     )
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    with pytest.raises(ValueError, match=message):
         classifier(device=device).fit(*blobs)
 
 
