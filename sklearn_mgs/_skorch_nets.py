@@ -83,8 +83,8 @@ class _MGSNet(ComparesHalves):
     def _check_mgs_params(self):
         for name in ("mgs_strength", "alpha", "l1"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and float(value) >= 0):
-                raise ValueError(f"{name} must be 0 or more, got {value!r}.")
+            if not (isinstance(value, Real) and 0 <= float(value) < float("inf")):
+                raise ValueError(f"{name} must be 0 or more and finite, got {value!r}.")
         if self.coherence not in COHERENCES:
             raise ValueError(f"coherence must be one of {COHERENCES}, got {self.coherence!r}.")
         threshold = self.coherence_threshold

@@ -138,7 +138,8 @@ def test_samples_that_interact_are_refused_with_the_remedy(images):
     [
         ({"mgs_strength": -1.0}, "mgs_strength must be 0 or more"),
         ({"l1": float("nan")}, "l1 must be 0 or more"),
-        ({"mgs_strength": "0.1"}, "mgs_strength must be 0 or more, got '0.1'"),
+        ({"alpha": float("inf")}, "alpha must be 0 or more and finite, got inf"),
+        ({"mgs_strength": "0.1"}, "mgs_strength must be 0 or more and finite, got '0.1'"),
         ({"mgs_batch_size": 2.5}, "mgs_batch_size must be None or at least 1 .* got 2.5"),
         ({"coherence_threshold": 2}, r"coherence_threshold must be None or in \[-1, 1\], got 2"),
         ({"coherence_threshold": "0"}, "coherence_threshold must be None or in"),
