@@ -8,8 +8,9 @@ import pytest
 from sklearn import neural_network
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
@@ -261,6 +262,18 @@ def test_path_of_one_of_several_grids(strengths):
     else:
         assert list(display.strengths) == sorted(strengths)
     assert display.chosen == search.best_params_.get("mgs_strength")
+
+
+def test_path_of_a_search_by_halving():
+    search = HalvingGridSearchCV(
+        mlp(), {"mgs_strength": [0.0, 0.1, 1.0, 3.0]}, cv=2, min_resources=20, factor=2
+    ).fit(X, y)
+    display = MGSPathDisplay.from_search(search)
+    assert list(display.strengths) == [0.0, 0.1, 1.0, 3.0]
+    rounds = search.cv_results_["params"]
+    last = [max(i for i, p in enumerate(rounds) if p["mgs_strength"] == s) for s in (0, 0.1, 1, 3)]
+    means = search.cv_results_["mean_test_score"][last]
+    np.testing.assert_allclose(display.scores["score"].mean(1), means)
 
 
 def test_path_of_this_package_s_own_search():

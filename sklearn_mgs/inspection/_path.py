@@ -92,7 +92,8 @@ class MGSPathDisplay:
         Parameters
         ----------
         search : object
-            A fitted `GridSearchCV` or `RandomizedSearchCV`, or a CV estimator of this package.
+            A fitted `GridSearchCV` or `RandomizedSearchCV`, one of scikit-learn's searches by
+            halving (each strength's last round is shown), or a CV estimator of this package.
             Scorers from `make_mgs_scorer` are shown as the metrics they are made of.
         param : str, default=None
             Parameter to show. None: the one whose name ends in "mgs_strength", or the only
@@ -222,7 +223,8 @@ def _strength_name(table, param: str | None) -> str:
 def _rows_like(table, param: str, best: dict) -> tuple[np.ndarray, np.ndarray]:
     """Rows that differ from `best` in `param` alone, by increasing strength; the strengths.
 
-    Of a search that chose from a grid without `param`: from the first candidate that has it.
+    Of a search that chose from a grid without `param`: from the first candidate that has it. Of a
+    search by halving: each strength's last round.
     """
     candidates = table["params"]
     like = best if param in best else next(c for c in candidates if param in c)
@@ -238,8 +240,8 @@ def _rows_like(table, param: str, best: dict) -> tuple[np.ndarray, np.ndarray]:
             f"{param!r} was searched over {values}, which are not numbers; name a strength in "
             "param."
         )
-    order = np.argsort(values, kind="stable")
-    return np.array(rows)[order], np.array(values, dtype=float)[order]
+    last = dict(sorted(zip(map(float, values), rows)))
+    return np.array([*last.values()]), np.array([*last])
 
 
 def _splits(table, name: str) -> np.ndarray:
