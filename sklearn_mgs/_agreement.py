@@ -34,6 +34,11 @@ def agreement(K: Tensor, outputs: Tensor, y: Tensor, ridge: float) -> Tensor:
     value : Tensor of shape ()
         Mean over the columns of `y`.
 
+    Raises
+    ------
+    ValueError
+        If `y` has neither one class for each sample nor a target for each output.
+
     References
     ----------
     .. [1] C. E. Rasmussen and C. K. I. Williams. Gaussian Processes for Machine Learning.
@@ -47,6 +52,11 @@ def agreement(K: Tensor, outputs: Tensor, y: Tensor, ridge: float) -> Tensor:
         Y = one_hot(y.long(), outputs.shape[1]).to(K.dtype)
         return _kappa(_left_out(K, Y, ridge).argmax(1)[:, None], outputs.argmax(1)[:, None])
     Y = y.reshape(len(y), -1).to(K.dtype)
+    if Y.shape != outputs.shape:
+        raise ValueError(
+            f"MGSEarlyStopping needs one class for each sample, or a target for each output; got "
+            f"targets of shape {tuple(y.shape)} for outputs of shape {tuple(outputs.shape)}."
+        )
     left_out = _left_out(K, Y, ridge)
     if ((Y == 0) | (Y == 1)).all():
         return _kappa((left_out > 0.5).long(), (outputs > 0).long())

@@ -410,6 +410,14 @@ def test_network_of_several_inputs():
         net.fit({"a": X32, "b": X32}, y)
 
 
+def test_stopping_a_network_of_several_classes_for_each_sample():
+    module = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 1))
+    settings = {"criterion": nn.CrossEntropyLoss, "train_split": None, "verbose": 0}
+    net = NeuralNetClassifier(module, callbacks=[MGSEarlyStopping()], **settings)
+    with pytest.raises(ValueError, match=r"targets of shape \(\d+, 5\) for outputs of shape"):
+        net.fit(X32, np.tile(y[:, None], 5))
+
+
 def test_a_monitor_takes_the_integers_that_fit_takes():
     counts = np.arange(len(X) * X.shape[1]).reshape(X.shape) % 7
     columns = [
