@@ -22,10 +22,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from sklearn_mgs._base import unchanged_on_error
 from sklearn_mgs._constraints import CONSTRAINTS
 from sklearn_mgs._device import resolve_device
-from sklearn_mgs._penalty_options import penalty_options
 from sklearn_mgs.search._fold import Model, prepare_fold
 from sklearn_mgs.search._grid import check_batchable, make_candidates, make_rungs
-from sklearn_mgs.search._memory import default_max_models, model_bytes
+from sklearn_mgs.search._memory import default_max_models
 from sklearn_mgs.search._progress import Progress
 from sklearn_mgs.search._results import make_cv_results
 from sklearn_mgs.search._search import Scoring, apply_scorer, make_batches, search, torch_threads
@@ -149,13 +148,8 @@ class BaseMLPCV:
     def _max_models(self, models: list[Model], n_jobs: int) -> int:
         if self.max_models is not None:
             return self.max_models
-        fold = models[0].fold
-        est, samples = fold.estimator, fold.samples
-        outputs = penalty_options(est)["outputs"] if est.mgs_strength else None
-        directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
-        units, itemsize = est._network["layers"], samples.dtype.itemsize
-        size = model_bytes(units, fold.n_batch, directions, itemsize)
-        return default_max_models(size, resolve_device(self.device), n_jobs)
+        n_bytes, n_passing = models[0].fold.model_bytes()
+        return default_max_models(n_bytes, resolve_device(self.device), n_jobs, n_passing)
 
     # ---------------------------------------------------------------- choosing
 

@@ -20,6 +20,7 @@ from sklearn_mgs.search._batched_optim import BatchedAdam, BatchedRegularizer, B
 from sklearn_mgs.search._explicit_gradient import covers, explicit_gradients
 from sklearn_mgs.search._flat import Flat
 from sklearn_mgs.search._fold import Model
+from sklearn_mgs.search._memory import trim_heap
 
 __all__ = ["BatchedFit"]
 
@@ -327,3 +328,4 @@ class BatchedFit:
         self.objective = self.step_size = self.regularizer = self.batches = None
         for model in self.models:
             model.parameters = model.fold = None
+        trim_heap()

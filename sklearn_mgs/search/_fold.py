@@ -15,7 +15,9 @@ from torch import Tensor
 from sklearn_mgs._base import BaseMLP
 from sklearn_mgs._data import Samples, mini_batch_size
 from sklearn_mgs._fit_loop import ValidationSet
+from sklearn_mgs._penalty_options import kernel_samples
 from sklearn_mgs.penalty import MGSPenalty
+from sklearn_mgs.search._memory import autograd_bytes, model_bytes
 
 __all__ = ["Fold", "Model", "prepare_fold"]
 
@@ -68,6 +70,19 @@ class Fold:
     def n_products(self) -> int:
         """Multiplications of a forward pass."""
         return self.n_batch * sum(i * o for i, o in pairwise(self.estimator._network["layers"]))
+
+    def model_bytes(self) -> tuple[int, int]:
+        """Estimate of the memory that a model takes, and of what autograd adds at the peak."""
+        est, penalty, itemsize = self.estimator, self.penalty, self.samples.dtype.itemsize
+        outputs = None if penalty is None else penalty.outputs
+        directions = {None: 0, "all": est.n_outputs_}.get(outputs, 1)
+        n_bytes = model_bytes(est._network["layers"], self.n_batch, directions, itemsize)
+        compares = penalty is not None and (penalty.metric != "trace" or penalty.centered)
+        if not (compares or est.jacobian_strength or est.gradient_strength):
+            return n_bytes, 0  # as `covers` says: no autograd
+        size = kernel_samples(est, len(self.samples)) or self.n_batch
+        n_kernel = min(size, self.n_batch) if compares and penalty.metric == "det" else 0
+        return n_bytes, autograd_bytes(n_bytes, n_kernel, itemsize)
 
     def _may_be_padded(self) -> bool:
         """Whether samples without weight change nothing: neither random numbers nor a kernel."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from itertools import pairwise
 
 import torch
 
-__all__ = ["default_max_models", "model_bytes"]
+__all__ = ["autograd_bytes", "default_max_models", "model_bytes", "trim_heap"]
 
 CPU_WORKING_SET = 32 * 2**20
 """Bytes that a batch on the CPU should not exceed: beyond them more models do not share more of
@@ -28,12 +29,26 @@ def model_bytes(units: list[int], n_batch: int, n_directions: int, itemsize: int
     return itemsize * (5 * parameters + activations)
 
 
-def default_max_models(bytes_per_model: int, device: torch.device, n_jobs: int = 1) -> int:
-    """Models in a batch: what is fast on the CPU, and never more than half of the free memory."""
-    fit = max(1, _free_bytes(device) // 2 // n_jobs // bytes_per_model)
+def autograd_bytes(n_bytes: int, n_kernel: int, itemsize: int) -> int:
+    """Estimate of what autograd keeps beside the `n_bytes` of a model's step while it runs.
+
+    Twice as much again for the graph, and the metric's matrices of n_kernel² entries: the kernel,
+    its shares and factors, and their gradients; ``n_kernel`` is 0 if there are none.
+    """
+    return 2 * n_bytes + 8 * itemsize * n_kernel**2
+
+
+def default_max_models(
+    n_bytes: int, device: torch.device, n_jobs: int = 1, n_passing: int = 0
+) -> int:
+    """Models in a batch: what is fast on the CPU, and never more than half of the free memory.
+
+    Each takes `n_bytes` that every step goes through, and `n_passing` more at its peak.
+    """
+    fit = max(1, _free_bytes(device) // 2 // n_jobs // (n_bytes + n_passing))
     if device.type != "cpu":
         return fit
-    return min(fit, max(CPU_LEAST_MODELS, CPU_WORKING_SET // bytes_per_model))
+    return min(fit, max(CPU_LEAST_MODELS, CPU_WORKING_SET // n_bytes))
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -44,3 +59,16 @@ def _free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**30
+
+
+def trim_heap() -> None:
+    """Give freed memory back to the system, where the C library has to be asked to.
+
+    glibc's heap otherwise grows with each batch: it does not find the aligned pieces again that
+    torch has freed.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another library, or system
+        return
+    trim(0)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn_mgs.search import _memory
 from sklearn_mgs.search._fold import Model
 from sklearn_mgs.search._grid import default_strengths, make_candidates, make_rungs
-from sklearn_mgs.search._memory import default_max_models, model_bytes
+from sklearn_mgs.search._memory import autograd_bytes, default_max_models, model_bytes
 from sklearn_mgs.search._results import make_cv_results
 from sklearn_mgs.search._search import _extrapolated, staying_candidates
 
@@ -100,6 +100,14 @@ def test_models_in_a_batch(monkeypatch, bytes_per_model, n_jobs, expected):
     assert default_max_models(bytes_per_model, CPU, n_jobs) == expected
 
 
+def test_the_peak_fits_into_memory_too(monkeypatch):
+    monkeypatch.setattr(_memory, "_free_bytes", lambda device: 2**30)
+    extra = autograd_bytes(2**20, 256, 8)
+    assert extra == 2 * 2**20 + 8 * 8 * 2**16
+    assert default_max_models(2**20, CPU, 1, extra) == 32  # what the caches hold
+    assert default_max_models(2**20, CPU, 8, extra) == 64 // 7
+
+
 def test_on_a_gpu_memory_alone_counts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**31))
     assert default_max_models(2**20, torch.device("cuda", 0)) == 512
@@ -109,6 +117,15 @@ def test_free_memory_where_the_system_does_not_say(monkeypatch):
     assert _memory._free_bytes(CPU) > 0
     monkeypatch.delattr(_memory.os, "sysconf")
     assert _memory._free_bytes(CPU) == 2**30
+
+
+@pytest.mark.parametrize("missing", [AttributeError, OSError, TypeError])
+def test_where_the_heap_can_not_be_trimmed_it_is_not(monkeypatch, missing):
+    def library(name):
+        raise missing
+
+    monkeypatch.setattr(_memory.ctypes, "CDLL", library)
+    _memory.trim_heap()
 
 
 def scored(scores):
