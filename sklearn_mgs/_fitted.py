@@ -134,4 +134,4 @@ class FittedNetwork:
             for i in range(0, X.shape[0], PREDICTION_ROWS)
         ]
         module.train(training)
-        return torch.cat(parts).cpu().numpy()
+        return torch.cat(parts).to(parameter.dtype).cpu().numpy()  # NumPy has no bfloat16

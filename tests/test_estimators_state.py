@@ -197,6 +197,15 @@ def test_modes_of_autograd_play_no_part(blobs, mode):
     assert_equal(inside, classifier(**parameters).fit(*blobs).partial_fit(*blobs))
 
 
+def test_predictions_under_autocast_are_in_the_networks_precision(blobs):
+    X, y = blobs[0].astype(np.float32), blobs[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clf = classifier(early_stopping=True).fit(X, y)
+        inside = clf.predict_proba(X)
+    assert inside.dtype == np.float32
+    np.testing.assert_allclose(inside, clf.predict_proba(X), atol=0.02)
+
+
 # ------------------------------------------------------------------------------ refits
 
 
