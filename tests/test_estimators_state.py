@@ -203,7 +203,7 @@ def test_predictions_under_autocast_are_in_the_networks_precision(blobs):
         clf = classifier(early_stopping=True).fit(X, y)
         inside = clf.predict_proba(X)
     assert inside.dtype == np.float32
-    np.testing.assert_allclose(inside, clf.predict_proba(X), atol=0.02)
+    np.testing.assert_allclose(inside, clf.predict_proba(X), atol=0.1)
 
 
 # ------------------------------------------------------------------------------ refits
