@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import time
 
 import numpy as np
@@ -91,7 +92,7 @@ class BatchedFit:
         if self.net is None:
             return vars(self)
         buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
+        torch.save(vars(self), buffer, pickle_protocol=pickle.HIGHEST_PROTOCOL)
         return {"device": self.device, "torch": buffer.getvalue()}
 
     def __setstate__(self, state: dict) -> None:
@@ -101,9 +102,9 @@ class BatchedFit:
             # The content is no less trusted than the pickle it travels in.
             where = {"map_location": device, "weights_only": False}
             state = torch.load(io.BytesIO(state["torch"]), **where)
-            for model in state["models"]:
-                model.fold.samples.device = device
-                model.fold.estimator.module_.to(device)
+            for fold in {id(m.fold): m.fold for m in state["active"]}.values():
+                fold.samples.device = device
+                fold.estimator.module_.to(device)
         vars(self).update(state)
 
     def _values(self, name: str) -> Tensor | None:
@@ -188,7 +189,7 @@ class BatchedFit:
         generator, state = torch.Generator(self.like["device"]), self.torch_state
         if state is not None and len(state) == len(generator.get_state()):
             return generator.set_state(state.cpu())
-        return generator.manual_seed(self.models[0].fold.seed + self.epoch)
+        return generator.manual_seed(self.active[0].fold.seed + self.epoch)
 
     def _train_epoch(self, generator) -> dict[str, np.ndarray]:
         """Take a step per mini-batch; return the epoch's means, each of shape (M,)."""
@@ -316,16 +317,25 @@ class BatchedFit:
         if self.active:
             self.batches.choose([m.fold for m in self.active])
         else:
-            self.net = self.objective = self.step_size = self.regularizer = None
+            self._clear()
 
     def drop(self, staying) -> None:
         """Let all go whose candidate is not among those."""
-        self.leave([r for r, m in enumerate(self.active) if m.candidate not in staying])
+        going = [row for row, m in enumerate(self.active) if m.candidate not in staying]
+        dropped = [self.active[row] for row in going]
+        self.leave(going)
+        for model in dropped:
+            model.forget()
+
+    def _clear(self) -> None:
+        """Nothing is left to train."""
+        self.net = self.best = self.estimator = self.batches = None
+        self.objective = self.step_size = self.regularizer = None
 
     def release(self) -> None:
         """Forget all but the models' records."""
-        self.active, self.net, self.best, self.estimator = [], None, None, None
-        self.objective = self.step_size = self.regularizer = self.batches = None
+        self.active = []
+        self._clear()
         for model in self.models:
-            model.parameters = model.fold = None
+            model.forget()
         trim_heap()

@@ -201,6 +201,10 @@ class Model:
         self.fold.estimator.module_.write(coefs, intercepts)
         return self.fold.estimator
 
+    def forget(self) -> None:
+        """Let go what only training and scoring need."""
+        self.parameters = self.fold = None
+
     def as_estimator(self) -> BaseMLP:
         """The fold's estimator, made to look as a lone fit leaves it."""
         est = self.load(self.parameters).set_params(**self.params)

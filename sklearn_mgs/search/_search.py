@@ -204,7 +204,10 @@ def _advance(batch, epochs, scoring, last, progress) -> BatchedFit:
         batch.train(epoch, progress.epoch)
         for model in unscored:
             scoring(model)
-            model.parameters = None  # need not travel
+            if model in batch.active:
+                model.parameters = None  # the batch has them
+            else:
+                model.forget()
     if last:
         batch.release()
     return batch

@@ -286,6 +286,26 @@ def test_random_numbers_go_on_or_begin_anew_on_another_kind_of_device():
     assert torch.equal(batch._generator().get_state(), fresh.get_state())
 
 
+def test_who_was_dropped_travels_no_more():
+    (whole,) = batches(MLPClassifier(**BASE), CLASSES)
+    (batch,) = batches(MLPClassifier(**BASE), CLASSES)
+    whole.train(5)
+    batch.train(2)
+    batch.drop({1})
+    for model in batch.models:
+        assert (model.fold is None) == (model.candidate != 1)
+        assert model.candidate == 1 or model.parameters is None
+    batch = pickle.loads(pickle.dumps(batch))
+    batch.train(5)
+    for a, b in zip(whole.models, batch.models):
+        if a.candidate == 1:
+            assert all(torch.equal(p, q) for p, q in zip(a.parameters, b.parameters))
+    batch.drop({})
+    for model in batch.models:
+        model.forget()
+    assert len(pickle.dumps(batch)) < 10_000  # the records of its models
+
+
 @pytest.mark.gpu
 def test_on_a_gpu():
     params = {**BASE, "hidden_layer_sizes": (64,), "batch_size": 20}
