@@ -154,13 +154,24 @@ class LayerwiseKernel:
         -------
         factors : dict of str to list of Factors
             The gradients of a layer are those of its factors, one after another.
+
+        Raises
+        ------
+        ValueError
+            If a layer that has a rule gets other rows than one for each sample.
         """
         calls: dict[nn.Module, list] = {}
         at = [edge for _, _, edge in tape.calls]
         gradients = output_gradients(f, at, V, self._plan.batched) if at else []
         for (layer, a, _), D in zip(tape.calls, gradients):
             if D is not None:
-                _, rule, weight, bias = self._ruled[layer]
+                name, rule, weight, bias = self._ruled[layer]
+                if len(a) != len(f):
+                    raise ValueError(
+                        f"Layer {name!r} gets {len(a)} rows for {len(f)} samples, though as many "
+                        "as samples when the first two were looked at; let the module pass all "
+                        "samples through it, or ask gram_matrix for implementation='jacobian'."
+                    )
                 a = a if torch.is_grad_enabled() else a.detach()
                 pair = rule(layer, promoted(a), promoted(D), weight, bias)
                 if self._relative:

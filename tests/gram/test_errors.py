@@ -113,6 +113,27 @@ def test_samples_apart_are_not_refused():
     gram_trace(nn.Sequential(Noisy(3, 4), nn.Linear(4, 2)), X)
 
 
+def test_layer_that_gets_a_part_of_the_samples():
+    class Routes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, X):
+            left, outputs = X[:, 0] < 0, X.new_zeros(len(X), 2)
+            outputs[left], outputs[~left] = self.left(X[left]), self.right(X[~left])
+            return outputs
+
+    module, X = Routes(), torch.tensor([[1.0, 2, 3], [2, 3, 4], [-1, 0, 2]])
+    for options in ({}, {"layers": {"right": 1.0}}):
+        with pytest.raises(ValueError, match=r"'right' gets 2 rows for 3 samples.*'jacobian'"):
+            gram_matrix(module, X, **options)
+    K = gram_matrix(module, X, implementation="jacobian").detach()
+    expected = 2 * (X @ X.T + 1)
+    expected[2, :2] = expected[:2, 2] = 0
+    torch.testing.assert_close(K, expected)
+
+
 def test_layer_that_the_outputs_do_not_depend_on():
     class Idle(nn.Module):
         def __init__(self):
