@@ -21,6 +21,7 @@ from sklearn_mgs._optimizer import WeightRegularizer
 from sklearn_mgs._out_of_memory import with_remedy
 from sklearn_mgs._skorch_halves import ComparesHalves, picked
 from sklearn_mgs.gram._layers import check_samples_apart, evaluating
+from sklearn_mgs.gram._outputs import first_output
 from sklearn_mgs.gram._samples import take
 from sklearn_mgs.penalty import MGSPenalty
 
@@ -156,7 +157,7 @@ class _MGSNet(ComparesHalves):
         with evaluating(self.module_), torch.no_grad():
             output = super().infer(take(X, slice(1)))
         targets = self._mgs_targets(y)
-        penalty = self._new_penalty(self._resolve_outputs(_first(output), targets))
+        penalty = self._new_penalty(self._resolve_outputs(first_output(output), targets))
         # skorch calls a module of several inputs with a dict's items, but with a list as it is.
         X = (X,) if isinstance(X, list) else X
         return penalty.calibrate(self.module_, X, targets)
@@ -204,7 +205,7 @@ class _MGSNet(ComparesHalves):
                 output = super().infer(X)
         halves, targets = self.halves_, self._mgs_targets(y)
         shares = None if halves is None else halves.shares
-        mgs = self.mgs_strength * self.penalty_(tape, _first(output), targets, shares=shares)
+        mgs = self.mgs_strength * self.penalty_(tape, first_output(output), targets, shares=shares)
         if halves is not None:
             halves.watch(tape)
         self.value_ = mgs.detach()
@@ -309,11 +310,6 @@ class _MGSNet(ComparesHalves):
         passing = "compiled_", "halves_", "layers_", "one_pass_", "tape_", "value_"
         emptied = {**dict.fromkeys(passing), "values_": [], "sizes_": []}
         return {**super().__getstate__(), **emptied}
-
-
-def _first(output):
-    """The output that the loss takes first, where a module returns several."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 class MGSNeuralNetClassifier(_MGSNet, NeuralNetClassifier):

@@ -5,14 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "check_targets", "directions", "drawn", "output_matrix"]
+__all__ = ["OUTPUTS", "check_targets", "directions", "drawn", "first_output", "output_matrix"]
 
 OUTPUTS = ("all", "target", "random", "sum", "full")
 
 
+def first_output(output) -> Tensor:
+    """Return a module's output, or the first of several."""
+    output = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            "The module must return a tensor, or several with that of the outputs first; got "
+            f"{type(output).__name__}. Wrap it in a module that does."
+        )
+    return output
+
+
 def output_matrix(output) -> Tensor:
     """Turn a module's output, or the first of several, into shape (n_samples, n_outputs)."""
-    output = output[0] if isinstance(output, tuple | list) else output
+    output = first_output(output)
     return output[:, None] if output.dim() == 1 else output.flatten(1)
 
 

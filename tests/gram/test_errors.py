@@ -113,6 +113,15 @@ def test_samples_apart_are_not_refused():
     gram_trace(nn.Sequential(Noisy(3, 4), nn.Linear(4, 2)), X)
 
 
+def test_outputs_in_a_dict():
+    class Named(nn.Linear):
+        def forward(self, X):
+            return {"logits": super().forward(X)}
+
+    with pytest.raises(TypeError, match=r"must return a tensor.*got dict\. Wrap it"):
+        gram_matrix(Named(3, 2), X)
+
+
 def test_layer_that_gets_a_part_of_the_samples():
     class Routes(nn.Module):
         def __init__(self):
