@@ -12,6 +12,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 from skorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sklearn_mgs._agreement import agreement
 from sklearn_mgs._closed_form_pass import is_known
@@ -43,7 +44,7 @@ class MGSMonitor(Callback):
     ----------
     metrics : sequence of str, default=("trace", "logdet", "effective_rank")
         Names of metrics, see `sklearn_mgs.gram.mgs_metric`.
-    X : array-like of shape (n_samples, n_features), default=None
+    X : array-like of shape (n_samples, n_features) or torch Dataset, default=None
         Samples to measure on, as the network gets them (after a pipeline's other steps). None:
         training samples, the same at each fit.
     max_samples : int, default=256
@@ -103,7 +104,10 @@ class MGSMonitor(Callback):
             if not _num_samples(self.X):
                 raise ValueError("MGSMonitor's X has no samples; pass some, or X=None.")
             rows = _rows(_num_samples(self.X), self.max_samples)
-            self.samples_ = _safe_indexing(self.X, rows)
+            if isinstance(self.X, Dataset):
+                self.samples_, _ = stacked(self.X, rows)
+            else:
+                self.samples_ = _safe_indexing(self.X, rows)
         return self
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):

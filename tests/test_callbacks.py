@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.fixes import parse_version
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback
+from skorch.dataset import Dataset
 from torch import nn
 
 from sklearn_mgs import MLPClassifier, MLPRegressor
@@ -173,6 +174,14 @@ def test_given_samples_are_drawn_from_when_there_are_more():
     monitor = MGSMonitor(X=X, max_samples=30).initialize()
     assert monitor.samples_.shape == (30, 5)
     assert np.isin(monitor.samples_, X).all()
+
+
+def test_given_samples_may_be_a_dataset():
+    columns = [
+        skorch_net(MGSMonitor(["trace"], X=given, max_samples=30)).fit(X32, y).history[-1]
+        for given in (X32, Dataset(X32, y))
+    ]
+    assert columns[0]["mgs_trace"] == columns[1]["mgs_trace"]
 
 
 @pytest.mark.parametrize("make", [ours, skorch_net])
