@@ -91,6 +91,8 @@ def gram_matrix(
     backward pass without weight gradients for each direction, and n² times the number of
     units. "jacobian" holds n times the number of parameters.
 
+    Hooks watch the module's layers meanwhile: no two threads should be at one module.
+
     References
     ----------
     .. [1] V. Szolnoky, V. Andersson, B. Kulcsár and R. Jörnsten. On the Interpretability of
