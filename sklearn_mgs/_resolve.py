@@ -54,7 +54,8 @@ def innermost(estimator) -> tuple[object, list]:
     while not _is_network(estimator):
         if isinstance(estimator, Pipeline):
             *before, (_, estimator) = estimator.steps
-            transformers += [step for _, step in before if step not in (None, "passthrough")]
+            # Not "passthrough", and not the samplers of imbalanced-learn, which act in fit alone.
+            transformers += [step for _, step in before if hasattr(step, "transform")]
         else:
             estimator = _held(estimator)
     return estimator, transformers

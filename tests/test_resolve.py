@@ -119,6 +119,18 @@ def test_pipeline_without_a_network_at_its_end():
         innermost(Pipeline([("a", StandardScaler()), ("b", "passthrough")]))
 
 
+def test_samplers_of_a_pipeline_act_in_fit_alone():
+    class Sampler:  # as those of imbalanced-learn
+        def fit_resample(self, X, y):
+            raise AssertionError
+
+    scaler = StandardScaler().fit(X)
+    mlp = sklearn_mlp().fit(scaler.transform(X), y)
+    pipeline = Pipeline([("scaler", scaler), ("sampler", Sampler()), ("mlp", mlp)])
+    with resolved(pipeline, X) as (_, tensor):
+        np.testing.assert_array_equal(tensor, scaler.transform(X))
+
+
 @pytest.mark.parametrize(
     "convert",
     [csr_matrix, csr_array, pd.DataFrame, list, np.asfortranarray, lambda a: a.astype(np.float32)],
