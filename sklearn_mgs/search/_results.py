@@ -56,8 +56,7 @@ def _by_split(models, n_candidates: int, value) -> np.ndarray:
 
 def _rank(mean: np.ndarray, n_resources) -> np.ndarray:
     """Rank 1 for the highest; without a score, or dropped earlier: behind all others."""
-    finite = np.isfinite(mean)
-    order = rankdata(np.where(finite, mean, -np.inf), method="max")
+    order = rankdata(np.where(np.isnan(mean), -np.inf, mean), method="max")
     if n_resources is not None:
         order = order + len(mean) * rankdata(n_resources, method="dense")
     return rankdata(-order, method="min").astype(np.int32)

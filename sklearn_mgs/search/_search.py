@@ -98,7 +98,7 @@ def _score(name, scorer, *arguments) -> float:
     except Exception as error:
         warnings.warn(f"The scorer {name!r} failed; its score is nan. {error!r}", stacklevel=2)
         return np.nan
-    if np.ndim(score) or not np.issubdtype(np.asarray(score).dtype, np.number):
+    if np.ndim(score) or np.asarray(score).dtype.kind not in "buif":
         raise ValueError(f"scoring must return a number, got {score!r} from the scorer {name!r}.")
     return float(score)
 
@@ -242,7 +242,7 @@ def staying_candidates(scores: dict, ahead: dict, factor: int) -> list[int]:
         The candidates' scores now, and as they will be if they go on so.
     factor : int
         One in so many, rounded up, stays in any case: those with the best means. Of the others,
-        those go that are clearly behind both now and ahead. Without a finite score none stays.
+        those go that are clearly behind both now and ahead. Without a score none stays.
 
     Returns
     -------
@@ -269,9 +269,9 @@ def _clearly_behind(scores: dict) -> set[int]:
 
 
 def _mean(scores: np.ndarray) -> float:
-    """Mean score, those that are not finite below all others."""
+    """Mean score; without one, below all others."""
     mean = scores.mean()
-    return mean if np.isfinite(mean) else -np.inf
+    return -np.inf if np.isnan(mean) else mean
 
 
 @contextmanager

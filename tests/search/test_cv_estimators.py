@@ -82,9 +82,11 @@ def assert_same_search(ours, theirs):
         {"scoring": BOTH, "refit": "mgs"},
         {"scoring": BOTH, "refit": one_standard_error()},
         {"scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss"},
+        {"scoring": lambda estimator, X, y: estimator.predict(X)[0] == 0},
+        {"scoring": lambda estimator, X, y: np.inf if estimator.mgs_strength == 1 else 0.0},
         {"cv": KFold(4, shuffle=True, random_state=1)},
     ],
-    ids=str,
+    ids=range(9),
 )
 def test_classifier_is_grid_search(options):
     grid = {"refit": True, "cv": 3, **options}
@@ -562,6 +564,8 @@ def test_candidates_that_fail_score_nan_and_rank_last():
         ({"scoring": BOTH}, r"refit='best' does not say which.*\['accuracy', 'mgs'\]"),
         ({"refit": "f1"}, r"refit='f1' does not say.*\"best\""),
         ({"scoring": lambda e, X, y: [1, 2]}, r"must return a number, got \[1, 2\]"),
+        ({"scoring": lambda e, X, y: "high"}, "must return a number, got 'high'"),
+        ({"scoring": lambda e, X, y: 1j}, "must return a number, got 1j"),
         ({"mgs_layers": "hidden", "hidden_layer_sizes": ()}, "mgs_layers='hidden'"),
         ({"alpha": -1.0}, "alpha"),
         ({"cv": []}, "cv gives no splits"),

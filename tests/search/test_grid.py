@@ -60,6 +60,7 @@ GOOD, BLURRED = [0.8, 0.9, 0.8, 0.9], [0.9, 0.6, 0.9, 0.6]
         ([GOOD, [s - 0.01 for s in GOOD]], 2, [0]),  # a little, but on each split
         ([[0.5] * 4, [np.nan] * 4, [np.nan] * 4], 2, [0, 1]),
         ([[np.nan] * 4, [0.5, 0.5, 0.5, np.nan], [0.5] * 4], 3, [2]),
+        ([[0.5] * 4, [np.inf] * 4, [0.6] * 4], 3, [0, 1, 2]),  # nobody is at a known distance
         ([[0.5], [0.49], [0.51]], 3, [2]),  # one split: no error to go by
     ],
 )
@@ -150,6 +151,13 @@ def test_table():
     assert_array_equal(table["mean_score_time"], [0.5] * 4)
     assert table["params"] == candidates
     assert isinstance(table["param_mgs_strength"], np.ma.MaskedArray)
+
+
+def test_infinite_scores_rank_as_numbers():
+    scores = np.array([[0.5], [-np.inf], [np.inf], [0.7]])
+    candidates = [{"mgs_strength": float(i)} for i in range(4)]
+    table = make_cv_results(candidates, scored(scores), ["score"])
+    assert_array_equal(table["rank_test_score"], [3, 4, 1, 2])
 
 
 def test_those_that_were_dropped_rank_behind():
