@@ -21,7 +21,7 @@ from sklearn_mgs.gram._layerwise import LayerwiseKernel
 from sklearn_mgs.gram._outputs import OUTPUTS, check_targets, directions, output_matrix
 from sklearn_mgs.gram._plan import Plan, make_plan
 from sklearn_mgs.gram._reduce import balanced, no_autocast, spread
-from sklearn_mgs.gram._samples import Samples, apply, first, n_samples, take
+from sklearn_mgs.gram._samples import Samples, apply, check_samples, first, n_samples, take
 from sklearn_mgs.gram._shares import Factors
 
 __all__ = ["IMPLEMENTATIONS", "Factorizer", "explain", "resolve_implementation"]
@@ -145,8 +145,7 @@ class Factorizer:
         chunk_size: int | None = None,
     ):
         self.module, self.X, self.outputs = module, X, outputs
-        if n_samples(X) == 0:
-            raise ValueError("X holds no samples; expected at least one.")
+        check_samples(X)
         check_chunk_size(chunk_size)
         self.weights = resolve_layers(module, layers)
         check_samples_apart(module)

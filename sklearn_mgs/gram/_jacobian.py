@@ -19,6 +19,7 @@ from sklearn_mgs.gram._samples import (
     Samples,
     apply,
     batch_of_one,
+    check_samples,
     first,
     n_samples,
     take,
@@ -153,7 +154,7 @@ def jacobian(module: nn.Module, X: Samples, *, chunk_size: int | None = None) ->
     Raises
     ------
     ValueError
-        If the module has no trainable parameters, or its samples interact.
+        If the module has no trainable parameters, its samples interact, or there are none.
 
     Examples
     --------
@@ -163,12 +164,13 @@ def jacobian(module: nn.Module, X: Samples, *, chunk_size: int | None = None) ->
     torch.Size([5, 2, 8])
     """
     names = [name for layer in parameter_layers(module).values() for name in layer]
+    check_samples(X)
     check_samples_apart(module)
     check_chunk_size(chunk_size)
     with torch.no_grad():
         V = directions(output_matrix(apply(module, X)), "all")
     strategy = choose_strategy(module, X, names)
-    step = chunk_size or max(1, n_samples(X))
+    step = chunk_size or n_samples(X)
     chunks = []
     for i in range(0, n_samples(X), step):
         part = slice(i, i + step)

@@ -125,6 +125,10 @@ class GramOperator:
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """Multiply a vector (n,) or several (n, k)."""
+        if not isinstance(v, Tensor):
+            raise TypeError(
+                f"Expected a torch.Tensor; got {type(v).__name__}. Pass torch.as_tensor(v)."
+            )
         if v.dim() not in (1, 2) or len(v) != len(self):
             raise ValueError(
                 f"Expected a vector of shape ({len(self)},) or ({len(self)}, k); got "

@@ -11,6 +11,7 @@ __all__ = [
     "Samples",
     "apply",
     "batch_of_one",
+    "check_samples",
     "first",
     "n_samples",
     "samples_of_call",
@@ -50,6 +51,12 @@ def _any(X: Samples) -> Tensor:
 def n_samples(X: Samples) -> int:
     """Count the samples."""
     return len(_any(X))
+
+
+def check_samples(X: Samples) -> None:
+    """Raise a TypeError if these are no tensors, a ValueError if there are no samples."""
+    if n_samples(X) == 0:
+        raise ValueError("X holds no samples; expected at least one.")
 
 
 def take(X: Samples, part: slice) -> Samples:

@@ -40,15 +40,17 @@ def test_message(function, module, options, match):
         function(module, X, **options)
 
 
-def test_no_samples():
+@pytest.mark.parametrize("function", [gram_matrix, jacobian])
+def test_no_samples(function):
     with pytest.raises(ValueError, match="no samples; expected at least one"):
-        gram_matrix(MODULE, X[:0])
+        function(MODULE, X[:0])
 
 
+@pytest.mark.parametrize("function", [gram_matrix, jacobian])
 @pytest.mark.parametrize("X", [X.numpy(), (X.numpy(),), None], ids=type)
-def test_no_tensor(X):
+def test_no_tensor(function, X):
     with pytest.raises(TypeError, match=r"X must be a torch.Tensor.*as_tensor"):
-        gram_matrix(MODULE, X)
+        function(MODULE, X)
 
 
 @pytest.mark.parametrize("function", [gram_matrix, gram_trace, jacobian, GramOperator])

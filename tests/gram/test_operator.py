@@ -225,6 +225,8 @@ def test_messages(problem):
     operator = GramOperator(*problem)
     with pytest.raises(ValueError, match=r"shape \(40,\) or \(40, k\); got \(39,\)"):
         operator @ torch.ones(39)
+    with pytest.raises(TypeError, match=r"Expected a torch.Tensor; got ndarray.*as_tensor"):
+        operator @ torch.ones(40).numpy()
     with pytest.raises(ValueError, match=r"Unknown metric 'rank'"):
         operator.metric("rank")
     with pytest.raises(ValueError, match="jitter above 0"):
