@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy.stats import rankdata
 
@@ -43,6 +45,8 @@ def make_cv_results(candidates: list[dict], models: list, names: list[str], n_re
         table[f"mean_test_{name}"] = mean = scores.mean(1)
         table[f"std_test_{name}"] = scores.std(1)
         table[f"rank_test_{name}"] = _rank(mean, n_resources)
+        if not np.isfinite(mean).all():
+            warnings.warn(f"Some mean scores {name!r} are not finite: {mean}")
     return table
 
 

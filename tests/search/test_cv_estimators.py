@@ -529,6 +529,14 @@ def test_a_scorer_that_fails_costs_its_scores_not_the_search():
     assert_array_equal(np.isnan(ours.scores_["often"]), [[False, True, False, False]] * 3)
 
 
+def test_a_score_that_is_no_number_is_told():
+    with pytest.warns(
+        UserWarning, match=r"mean scores 'score' are not finite: \[nan nan nan nan\]"
+    ):
+        search = classifier(scoring=lambda estimator, X, y: np.nan).fit(X, y)
+    assert_array_equal(search.cv_results_["rank_test_score"], [1, 1, 1, 1])
+
+
 def test_candidates_that_fail_score_nan_and_rank_last():
     options = {"mgs_strengths": [1e200, 0.0], "solver": "sgd"}
     with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6.*scores are nan"):
