@@ -49,8 +49,8 @@ HALVING_FACTOR = 2
 """With ``halving=True``, one candidate in so many goes on in any case."""
 
 PRODUCTS_FOR_THREADS = 2_000_000
-"""Multiplications of a forward pass below which the final fit runs in one thread: more threads
-are no faster then, and several times slower where other processes take the cores."""
+"""Multiplications of a forward pass below which training runs in one thread: more threads are no
+faster then, and many times slower where other processes take the cores."""
 
 
 class BaseMLPCV:
@@ -73,11 +73,11 @@ class BaseMLPCV:
             X, y, sample_weight, groups = self._checked_data(lone, X, y, sample_weight, groups)
             scoring = Scoring(self.scorer_, X, y, sample_weight, self._splits(X, y, groups))
             self.n_splits_ = len(scoring.splits)
-            given, small = self._search(lone, candidates, scoring, main_score)
+            given, n_products = self._search(lone, candidates, scoring, main_score)
             self._choose(main_score, given)
             began = time.perf_counter()
             best = clone(lone).set_params(**self.best_params_)
-            with torch_threads(1 if small else None):
+            with _enough_threads(n_products):
                 self.best_estimator_ = best.fit(X, y, sample_weight=sample_weight)
             self.refit_time_ = time.perf_counter() - began
         return self
@@ -111,15 +111,17 @@ class BaseMLPCV:
         return splits
 
     def _search(self, lone, candidates, scoring: Scoring, main_score: str):
-        """Fill ``cv_results_``; return each candidate's epochs, and whether networks are small."""
+        """Fill ``cv_results_``; return each candidate's epochs, and a network's products."""
         models = self._models(lone, candidates, scoring)
-        small = models[0].fold.n_products < PRODUCTS_FOR_THREADS
+        n_products = models[0].fold.n_products
         n_jobs = effective_n_jobs(self.n_jobs)
         batches = make_batches(models, self._max_models(models, n_jobs), n_jobs, self.device)
         factor = {False: None, True: HALVING_FACTOR}.get(self.halving, self.halving)
         rungs = make_rungs(len(candidates), self.max_iter, factor)
-        total, n_splits = rungs[-1] * len(models), len(scoring.splits)
-        with closing(Progress(total, main_score, n_splits, bool(self.verbose))) as progress:
+        progress = Progress(
+            rungs[-1] * len(models), main_score, len(scoring.splits), bool(self.verbose)
+        )
+        with closing(progress), _enough_threads(max(len(b.models) for b in batches) * n_products):
             models, n_resources = search(
                 batches, rungs, factor, scoring, main_score, n_jobs, progress
             )
@@ -129,7 +131,7 @@ class BaseMLPCV:
         self.cv_results_ = make_cv_results(
             candidates, models, list(self.scorer_), given if self.halving else None
         )
-        return given, small
+        return given, n_products
 
     def _models(self, lone, candidates, scoring: Scoring) -> list[Model]:
         """One for each split and candidate; splits share what does not depend on strengths."""
@@ -255,6 +257,11 @@ class BaseMLPCV:
 def _rows(column, index: np.ndarray):
     """Some rows of a column of ``cv_results_``."""
     return [column[i] for i in index] if isinstance(column, list) else column[index]
+
+
+def _enough_threads(n_products: int):
+    """Context in which torch uses one thread if a forward pass has few multiplications."""
+    return torch_threads(1 if n_products < PRODUCTS_FOR_THREADS else None)
 
 
 def _warn_of_failures(models: list[Model]) -> None:

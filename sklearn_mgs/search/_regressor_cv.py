@@ -123,7 +123,8 @@ class MLPRegressorCV(BaseMLPCV, RegressorMixin, BaseEstimator):
     A fold keeps a copy of its training samples, so memory grows by the number of folds times the
     data. Scores are weighted by `sample_weight` where the scorer takes weights. A candidate
     whose loss becomes non-finite has scores of nan.
-    The final fit runs in one thread where the network is so small that a second is no faster.
+    A batch, and the final fit, run in one thread where the networks are so small that a second is
+    no faster.
 
     Examples
     --------

@@ -283,8 +283,9 @@ def test_threads_of_torch_are_divided_and_restored(monkeypatch):
 
 
 @pytest.mark.parametrize(("hidden_layer_sizes", "expected"), [((4,), 1), ((1200, 1200), 3)])
-def test_small_networks_are_refitted_in_one_thread(monkeypatch, hidden_layer_sizes, expected):
+def test_small_networks_train_in_one_thread(monkeypatch, hidden_layer_sizes, expected):
     inside, fit = [], MLPClassifier.fit
+    options = {"hidden_layer_sizes": hidden_layer_sizes, "max_iter": 1, "scoring": threads}
 
     def recording_fit(estimator, *args, **kwargs):
         inside.append(torch.get_num_threads())
@@ -293,8 +294,9 @@ def test_small_networks_are_refitted_in_one_thread(monkeypatch, hidden_layer_siz
     monkeypatch.setattr(MLPClassifier, "fit", recording_fit)
     before = torch.get_num_threads()
     with search_module.torch_threads(3):
-        classifier(hidden_layer_sizes=hidden_layer_sizes, max_iter=1).fit(X, y)
+        search = classifier(**options).fit(X, y)
         assert torch.get_num_threads() == 3
+    assert np.all(search.scores_ == expected)
     assert inside == [expected]
     assert torch.get_num_threads() == before
 
