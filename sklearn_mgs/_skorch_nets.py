@@ -165,7 +165,7 @@ class _MGSNet(ComparesHalves):
     def _resolve_outputs(self, output, targets):
         if self.mgs_outputs != "auto":
             return self.mgs_outputs
-        if output.ndim < 2 or output.shape[1] == 1:
+        if output[0].numel() == 1:
             return "sum"  # the one there is: "all", in one direction
         has_classes = targets is not None and not targets.is_floating_point()
         return "target" if has_classes else "random"

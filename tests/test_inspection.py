@@ -280,9 +280,10 @@ def test_path_of_this_package_s_own_search():
     fitted = MLPClassifierCV(
         mgs_strengths=[0.0, 0.1, 1.0], hidden_layer_sizes=(6,), max_iter=5, cv=2, random_state=0
     ).fit(X, y)
-    display = MGSPathDisplay.from_search(fitted)
-    assert list(display.strengths) == [0.0, 0.1, 1.0]
-    assert display.chosen == fitted.mgs_strength_
+    for search in (fitted, make_pipeline(StandardScaler(), fitted)):
+        display = MGSPathDisplay.from_search(search)
+        assert list(display.strengths) == [0.0, 0.1, 1.0]
+        assert display.chosen == fitted.mgs_strength_
 
 
 @pytest.mark.parametrize(

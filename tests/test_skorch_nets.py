@@ -444,3 +444,16 @@ def test_outputs_are_resolved_anew_when_they_change():
     assert auto.outputs == "target"
     net.set_params(mgs_outputs="target").partial_fit(X, y)  # the same: measured once
     assert net.penalty_ is auto
+
+
+@pytest.mark.parametrize(("length", "outputs"), [(1, "sum"), (3, "random")])
+def test_outputs_of_regression_are_summed_where_there_is_one(length, outputs):
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype("f")
+    net = MGSNeuralNetRegressor(
+        nn.Sequential(nn.Linear(4, length), nn.Unflatten(1, (1, length))),
+        mgs_strength=0.1,
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    ).fit(X, X[:, None, :length])
+    assert net.penalty_.outputs == outputs

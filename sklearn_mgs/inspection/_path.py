@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Real
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_mgs.inspection._plotting import (
@@ -93,7 +94,8 @@ class MGSPathDisplay:
         ----------
         search : object
             A fitted `GridSearchCV` or `RandomizedSearchCV`, one of scikit-learn's searches by
-            halving (each strength's last round is shown), or a CV estimator of this package.
+            halving (each strength's last round is shown), a CV estimator of this package, or a
+            pipeline that ends in one of them.
             Scorers from `make_mgs_scorer` are shown as the metrics they are made of.
         param : str, default=None
             Parameter to show. None: the one whose name ends in "mgs_strength", or the only
@@ -116,6 +118,7 @@ class MGSPathDisplay:
             If `search` is not fitted.
         """
         check_matplotlib(cls.__name__)
+        search = search[-1] if isinstance(search, Pipeline) else search
         check_is_fitted(search, "cv_results_")
         table = search.cv_results_
         param = _strength_name(table, param)
