@@ -214,7 +214,11 @@ PLAN = (
     _mnist1d(61, (0.15,), (*COHERENT, *REFERENCES), range(3)),
     # Without scikit-learn's MLP, which takes longer than all others of this block together.
     _mnist1d(300, (0.15,), (*COHERENT, "linear", "gradient boosting"), range(3)),
-    _regressions((*USUAL_REGRESSION, "L1", *COHERENT, *REFERENCES), range(3), REGRESSIONS[:4]),
+    _regressions(
+        (*USUAL_REGRESSION, "L1", "loss gradient", "MGS det", *COHERENT, *REFERENCES),
+        range(3),
+        REGRESSIONS[:4],
+    ),
     _tabular(LATER, range(3)),
     *(_mnist(n, LATER, range(3)) for n in (100, 300, 1000)),
     _mnist1d(104, (0.0, 0.3, 0.45), MAIN, range(3)),
