@@ -165,47 +165,46 @@ def test_of_equal_candidates_the_strongest_is_chosen():
     assert cells.choose(results, "noisy")["candidate"] == "strong"
 
 
-def test_each_candidate_is_tried_with_each_training(monkeypatch):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(200, 3)), rng.normal(size=200)
-    problem = Problem(X, y, y, X_test=X, y_test=y, seed=0)
+@pytest.fixture
+def cell(monkeypatch):
+    """A regression in place of the data, and the jobs that are trained on it."""
+    y = np.random.default_rng(0).normal(size=200)
+    X = y[:, None] + np.zeros((1, 3))
+    problem = Problem(X, y, y, X_test=X, y_test=y, seed=3)
     monkeypatch.setattr(cells, "load_problem", lambda *args: problem)
-    tried = []
+    trained = []
 
-    def guess(jobs, base, regression):
-        tried.extend(job.params for job in jobs)
-        for job in jobs:
-            job.prediction = np.full(len(job.part.X_eval), 1.0 - job.params["alpha"] / 100)
-        return 1.0
+    def predict_by(rule):
+        def guess(jobs, base, regression):
+            trained.extend(jobs)
+            for job in jobs:
+                job.prediction = job.part.X_eval[:, 0] + rule(job)
+            return 1.0
 
-    monkeypatch.setattr(cells, "train", guess)
-    block = Block("D", ("yacht",), ("L2",), (0.0,), range(1), hidden=(50,), settings=TRAINING)
-    (result,) = cells.run_unit(cells.Unit(block, "yacht", 0, "L2"), [0.0], None, {})
-    assert len(tried) == len(TRAINING) * N_CANDIDATES + 1  # and what is chosen, on all samples
+        monkeypatch.setattr(cells, "train", guess)
+
+    return SimpleNamespace(problem=problem, trained=trained, predict_by=predict_by)
+
+
+def test_each_candidate_is_tried_with_each_training(cell):
+    cell.predict_by(lambda job: 1.0 - job.params["alpha"] / 100)
+    block = Block("D", ("yacht",), ("L2",), (0.0,), range(3, 4), hidden=(50,), settings=TRAINING)
+    (result,) = cells.run_unit(cells.Unit(block, "yacht", 3, "L2"), [0.0], None, {})
+    *tried, last = [job.params for job in cell.trained]
+    assert len(tried) == len(TRAINING) * N_CANDIDATES
     assert {(p["learning_rate_init"], p["batch_size"]) for p in tried} == {
         tuple(training.values()) for training in TRAINING
     }
     # The strength is that of the loss's mean: the candidate's own mini-batches make it alpha.
     assert tried[0]["alpha"] / 128 == pytest.approx(tried[N_CANDIDATES]["alpha"] / 32)
-    assert json.loads(result["chosen"])["decay"] in [
-        c["decay"] for c in COMPETITORS["L2"].candidates
-    ]
+    # The largest alpha guesses best, and is what all samples train.
+    assert json.loads(result["chosen"]) == {**TRAINING[0], "decay": 0.1}
+    assert last == {**TRAINING[0], "alpha": pytest.approx(12.8)}
+    assert float(result["test"]) == pytest.approx(-0.872)
 
 
-def test_a_mean_of_nets_takes_over_the_choice_of_the_single_one(monkeypatch):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
-    problem = Problem(X, y, y, X_test=X, y_test=y, seed=3)
-    monkeypatch.setattr(cells, "load_problem", lambda *args: problem)
-    trained = []
-
-    def guess(jobs, base, regression):
-        trained.extend(jobs)
-        for job in jobs:
-            job.prediction = y + job.part.seed - 3  # the first is right, the others aren't
-        return 1.0
-
-    monkeypatch.setattr(cells, "train", guess)
+def test_a_mean_of_nets_takes_over_the_choice_of_the_single_one(cell):
+    cell.predict_by(lambda job: job.part.seed - 2003)  # only their mean is right
     chosen = {"learning_rate_init": 0.001, "batch_size": 32, "mgs_strength": 0.3}
     single = row("D", "yacht", 0.0, 3, "MGS all, relative", width="50", n=0)
     single |= dict.fromkeys(("chosen", "chosen_if_clean"), json.dumps(chosen))
@@ -214,13 +213,8 @@ def test_a_mean_of_nets_takes_over_the_choice_of_the_single_one(monkeypatch):
     unit = cells.Unit(block, "yacht", 3, "MGS all, relative, mean of 5")
     (result,) = cells.run_unit(unit, [0.0], None, rows)
     assert json.loads(result["chosen"]) == chosen
-    assert {job.part.seed for job in trained} == {3, 1003, 2003, 3003, 4003}
-    assert all(job.params == chosen | {"mgs_strength": 0.03} for job in trained)
-    assert float(result["test"]) == pytest.approx(
-        -2000
-    )  # the mean prediction's, not a mean of RMSEs
-    problem.y_test = y + 2000
-    (result,) = cells.run_unit(unit, [0.0], None, rows)
+    assert {job.part.seed for job in cell.trained} == {3, 1003, 2003, 3003, 4003}
+    assert all(job.params == chosen | {"mgs_strength": 0.03} for job in cell.trained)
     assert float(result["test"]) == pytest.approx(0, abs=1e-9)
 
 

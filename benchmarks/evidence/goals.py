@@ -190,8 +190,8 @@ def _matches_mc_dropout(rows, ours=(*OURS, "MGS first", "MGS all or first")) -> 
     for name in ours:
         table = make_table(clean, "D", ["MC dropout, published", name])
         if len(table.competitors) == 2:
-            theirs, ours = table.scores.T
-            matched = ours >= theirs - np.nan_to_num(table.errors).max(1)
+            theirs, mine = table.scores.T
+            matched = mine >= theirs - np.nan_to_num(table.errors).max(1)
             counts.append(int(matched.sum()))
             n_cells = max(n_cells, len(matched))
             figures.append(f"{name} {counts[-1]} of {len(matched)} ({seeds_of(table)})")

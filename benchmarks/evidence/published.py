@@ -79,10 +79,7 @@ def regression(rows: list[dict]) -> str:
     pieces = []
     for noise, title in ((0.0, "Clean targets"), (1.0, "Target noise of one standard deviation")):
         here = [row for row in rows if row["task"] == "D" and float(row["noise"]) == noise]
-        names = [
-            name for name in (*METHODS, "MGS hidden", *OUTSIDE, *MEANS) if name in COMPETITORS
-        ]
-        table = make_table(here, "D", names)
+        table = make_table(here, "D", [*METHODS, "MGS hidden", *OUTSIDE, *MEANS])
         if not table:
             continue
         ranks = table.ranks.mean(0)
